@@ -1,0 +1,93 @@
+"""One structure on the host: what a neighbour list is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+HIGHEST_ATOMIC_NUMBER = 118
+
+# Cells flatter than this (volume over the product of the edge lengths) cannot hold a periodic structure.
+_FLATTEST_CELL = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Atoms, their cell and the labels that belong to the structure as a whole.
+
+    Attributes:
+        atomic_numbers: 1 (hydrogen) to 118.
+        positions: Cartesian coordinates in Å; atoms may lie outside the cell.
+        cell: rows are the lattice vectors in Å; rows of directions that are not periodic may be zero.
+        periodic: which of the three lattice directions repeat.
+        charge: total charge in e.
+        spin: multiplicity 2S + 1.
+        task: index of the data set (level of theory) whose reference energies apply.
+
+    Raises:
+        ValueError: no atoms, atomic numbers outside 1 to 118, coordinates that are not finite, shapes that do not
+            match, or a periodic cell without volume. The message says which and how to mend it.
+    """
+
+    atomic_numbers: Int64[np.ndarray, "atoms"]
+    positions: Float64[np.ndarray, "atoms 3"]
+    cell: Float64[np.ndarray, "3 3"]
+    periodic: Bool[np.ndarray, "3"]
+    charge: int = 0
+    spin: int = 1
+    task: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "atomic_numbers", np.asarray(self.atomic_numbers, dtype=np.int64))
+        object.__setattr__(self, "positions", np.asarray(self.positions, dtype=np.float64))
+        object.__setattr__(self, "cell", np.asarray(self.cell, dtype=np.float64))
+        object.__setattr__(self, "periodic", np.asarray(self.periodic, dtype=bool))
+        self._check_atoms()
+        self._check_cell()
+
+    def __len__(self) -> int:
+        return len(self.atomic_numbers)
+
+    def _check_atoms(self) -> None:
+        numbers, positions = self.atomic_numbers, self.positions
+        if numbers.ndim != 1 or positions.shape != (len(numbers), 3):
+            raise ValueError(
+                f"positions have shape {positions.shape} and atomic_numbers {numbers.shape}; "
+                "they must be [atoms, 3] and [atoms]"
+            )
+        if len(numbers) == 0:
+            raise ValueError("the structure has no atoms; remove it from the data")
+        unknown = np.flatnonzero((numbers < 1) | (numbers > HIGHEST_ATOMIC_NUMBER))
+        if len(unknown):
+            raise ValueError(
+                f"atom {unknown[0]} has atomic number {numbers[unknown[0]]}; "
+                f"elements are 1 (H) to {HIGHEST_ATOMIC_NUMBER}"
+            )
+        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+        if len(bad):
+            raise ValueError(f"the position of atom {bad[0]} is {positions[bad[0]]}; positions must be finite")
+        if self.spin < 1:
+            raise ValueError(f"spin is {self.spin}; it is a multiplicity 2S + 1, so 1 or more")
+
+    def _check_cell(self) -> None:
+        if self.cell.shape != (3, 3) or self.periodic.shape != (3,):
+            raise ValueError(
+                f"cell has shape {self.cell.shape} and periodic {self.periodic.shape}; must be [3, 3] and [3]"
+            )
+        if not np.isfinite(self.cell).all():
+            raise ValueError("the cell has entries that are not finite")
+        rows = self.cell[self.periodic]
+        lengths = np.linalg.norm(rows, axis=1)
+        content = np.sqrt(max(np.linalg.det(rows @ rows.T), 0.0)) if len(rows) else 1.0
+        if len(rows) and not content > _FLATTEST_CELL * lengths.prod():
+            raise ValueError(
+                f"the cell has no volume along its periodic directions (periodic = {self.periodic.tolist()}, "
+                f"lengths = {lengths.tolist()} Å); give lattice vectors or set pbc to F F F"
+            )
+
+    @property
+    def has_volume(self) -> bool:
+        """Whether stress is defined: all three directions repeat."""
+        return bool(self.periodic.all())
