@@ -54,6 +54,9 @@ def build_graph(
     distance = np.concatenate([edges.distance for edges in lists])[edge_order]
     shift = np.concatenate([edges.shift for edges in lists])[edge_order]
     positions = np.concatenate([structure.positions for structure in structures])[input_index]
+    elements, first_of_element, atoms_per_element = np.unique(
+        given_numbers[input_index], return_index=True, return_counts=True
+    )
     labels = np.array([(s.charge, s.spin, s.task) for s in structures], dtype=np.int64)
     return AtomGraph(
         positions=torch.from_numpy(positions),
@@ -68,7 +71,9 @@ def build_graph(
         composition=torch.from_numpy(_composition(given_numbers, owner, sizes)),
         edge_index=torch.from_numpy(np.stack([centre, neighbour])),
         edge_shifts=torch.from_numpy(shift.astype(np.float64)),
-        edge_counts=torch.from_numpy(edge_counts),
+        elements=tuple(elements.tolist()),
+        atoms_per_element=tuple(atoms_per_element.tolist()),
+        edges_per_element=tuple(np.add.reduceat(edge_counts, first_of_element).tolist()),
         near=near_tables(centre, distance < near_cutoff, len(input_index)),
         cutoff=float(cutoff),
         near_cutoff=float(near_cutoff),

@@ -34,7 +34,9 @@ class AtomGraph:
         edge_index: row 0 the centre, row 1 the neighbour. Neighbours may point past the owned atoms at ghost rows that
             a halo appends.
         edge_shifts: lattice translation of the neighbour, in whole cells.
-        edge_counts: edges of each atom.
+        elements: atomic numbers that are present, ascending, as host integers.
+        atoms_per_element: atoms of each of `elements`.
+        edges_per_element: edges centred on each of `elements`.
         near: the edges shorter than the near cutoff, laid out for three-body terms.
         cutoff: Å; every edge is strictly shorter.
         near_cutoff: Å; every near edge is strictly shorter.
@@ -52,7 +54,9 @@ class AtomGraph:
     composition: Float64[Tensor, "structures elements"]
     edge_index: Int64[Tensor, "2 edges"]
     edge_shifts: Float64[Tensor, "edges 3"]
-    edge_counts: Int64[Tensor, "atoms"]
+    elements: tuple[int, ...]
+    atoms_per_element: tuple[int, ...]
+    edges_per_element: tuple[int, ...]
     near: NearTables
     cutoff: float
     near_cutoff: float

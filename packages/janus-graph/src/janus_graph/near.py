@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 # Table widths are multiples of this: at most an eighth row of padding, and few tables.
@@ -25,57 +25,58 @@ class NearTables:
     Atoms with fewer than two near edges have no pair and are in no table.
 
     Attributes:
-        edges: tables of edge indices, one row an atom; the number of edges (one past the last) stands for "nothing".
-        slots: for every edge its place in the flattened, concatenated tables; one past the last place for edges that
-            are in no table.
+        edges: indices of the edges that are in a table, ascending; the tables count in this list.
+        tables: one row an atom; `len(edges)` (one past the last) stands for "nothing".
+        slots: for each of `edges` its place in the flattened, concatenated tables.
         pairs: number of ordered pairs (p, q), p ≠ q, over all atoms.
     """
 
-    edges: tuple[Int64[Tensor, "atoms width"], ...]
-    slots: Int64[Tensor, "edges"]
+    edges: Int64[Tensor, "near"]
+    tables: tuple[Int64[Tensor, "atoms width"], ...]
+    slots: Int64[Tensor, "near"]
     pairs: int
 
     def to(self, device: torch.device | str) -> NearTables:
         """The same tables on another device."""
-        return NearTables(tuple(table.to(device) for table in self.edges), self.slots.to(device), self.pairs)
+        tables = tuple(table.to(device) for table in self.tables)
+        return NearTables(self.edges.to(device), tables, self.slots.to(device), self.pairs)
 
 
-def near_tables(centre: Int64[np.ndarray, "edges"], near: np.ndarray, atoms: int) -> NearTables:
+def near_tables(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edges"], atoms: int) -> NearTables:
     """Dense tables of the near edges of each atom.
 
     Args:
         centre: centre of every edge, ascending.
-        near: which edges are near, [edges] of bool.
+        near: which edges are near.
         atoms: number of atoms.
     """
-    near_edge = np.flatnonzero(near)
-    near_centre = centre[near_edge]
-    count = np.bincount(near_centre, minlength=atoms)
-    first = np.concatenate([[0], np.cumsum(count)[:-1]]) if atoms else count
-    column = np.arange(len(near_edge)) - first[near_centre]
-    width = np.where(count >= 2, -(-count // _WIDTH_STEP) * _WIDTH_STEP, 0)
-    tables, slots, start = [], np.full(len(centre), -1, dtype=np.int64), 0
-    for size in np.unique(width[width > 0]).tolist():
-        members = np.flatnonzero(width == size)
-        row_of_atom = np.full(atoms, -1, dtype=np.int64)
-        row_of_atom[members] = np.arange(len(members))
-        inside = width[near_centre] == size
-        place = row_of_atom[near_centre[inside]] * size + column[inside]
-        table = np.full(len(members) * size, len(centre), dtype=np.int64)
-        table[place] = near_edge[inside]
-        slots[near_edge[inside]] = start + place
-        tables.append(torch.from_numpy(table.reshape(len(members), size)))
+    count = np.bincount(centre[near], minlength=atoms)
+    edges = np.flatnonzero(near & (count[centre] >= 2))
+    count = np.where(count >= 2, count, 0)
+    width_of_atom = -(-count // _WIDTH_STEP) * _WIDTH_STEP
+    owner = centre[edges]
+    column = np.arange(len(edges)) - (np.cumsum(count) - count)[owner]
+    tables, slots, start = [], np.empty(len(edges), dtype=np.int64), 0
+    for width in np.unique(width_of_atom[width_of_atom > 0]).tolist():
+        members = width_of_atom == width
+        row_of_atom = np.cumsum(members) - 1
+        inside = np.flatnonzero(members[owner])
+        place = row_of_atom[owner[inside]] * width + column[inside]
+        table = np.full(int(members.sum()) * width, len(edges), dtype=np.int64)
+        table[place] = inside
+        slots[inside] = start + place
+        tables.append(torch.from_numpy(table.reshape(-1, width)))
         start += table.size
-    slots[slots < 0] = start
-    return NearTables(tuple(tables), torch.from_numpy(slots), int((count * (count - 1)).sum()))
+    pairs = int((count * (count - 1)).sum())
+    return NearTables(torch.from_numpy(edges), tuple(tables), torch.from_numpy(slots), pairs)
 
 
-def near_pairs(centre: Int64[np.ndarray, "edges"], near: np.ndarray) -> Int64[np.ndarray, "2 pairs"]:
+def near_pairs(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edges"]) -> Int64[np.ndarray, "2 pairs"]:
     """All ordered pairs (p, q), p ≠ q, of near edges with the same centre, sorted by p, then q.
 
     Args:
         centre: centre of every edge, ascending.
-        near: which edges are near, [edges] of bool.
+        near: which edges are near.
     """
     near_edge = np.flatnonzero(near)
     near_centre = centre[near_edge]

@@ -1,1 +1,23 @@
-"""janus-moe."""
+"""Element-type routed Mixture-of-Experts layers with exact derivatives of any order."""
+
+from janus_moe.experts import SwiGLU, SwiGLUExperts
+from janus_moe.groups import ElementGroups, group_rows
+from janus_moe.layer import MoELayer
+from janus_moe.products import GroupedProduct, grouped_product, loop_product
+from janus_moe.routing import ELEMENTS, ElementRouter, expert_load, initial_selection, periodic_table_order
+
+__all__ = [
+    "ELEMENTS",
+    "ElementGroups",
+    "ElementRouter",
+    "GroupedProduct",
+    "MoELayer",
+    "SwiGLU",
+    "SwiGLUExperts",
+    "expert_load",
+    "group_rows",
+    "grouped_product",
+    "initial_selection",
+    "loop_product",
+    "periodic_table_order",
+]

@@ -1,0 +1,91 @@
+"""SwiGLU experts, and the one-wide-MLP form of those that an element selects.
+
+All rows of one element share one set of experts and one set of weights, so its K experts are one MLP: their first
+matrices side by side, their second ones stacked and scaled by the gate weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from janus_moe.groups import ElementGroups
+from janus_moe.products import GroupedProduct
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate(x)) * up(x))` without biases: the expert that all rows share.
+
+    Attributes:
+        gate_up: both first matrices side by side, [width, 2 hidden].
+        down: [hidden, width].
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty(width, 2 * hidden))
+        self.down = nn.Parameter(torch.empty(hidden, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal weights whose products keep the size of what they multiply."""
+        nn.init.normal_(self.gate_up, std=1 / math.sqrt(self.gate_up.shape[0]))
+        nn.init.normal_(self.down, std=1 / math.sqrt(self.down.shape[0]))
+
+    def forward(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
+        """The expert's output for every row."""
+        gate, up = (rows @ self.gate_up).chunk(2, dim=1)
+        return (silu(gate) * up) @ self.down
+
+
+class SwiGLUExperts(nn.Module):
+    """A store of experts of equal shape, applied to rows grouped by element.
+
+    Attributes:
+        gate_up: first matrices, [experts, 2, hidden, width]: gate, then up.
+        down: second matrices, [experts, hidden, width].
+    """
+
+    def __init__(self, experts: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty(experts, 2, hidden, width))
+        self.down = nn.Parameter(torch.empty(experts, hidden, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal weights whose products keep the size of what they multiply."""
+        nn.init.normal_(self.gate_up, std=1 / math.sqrt(self.gate_up.shape[3]))
+        nn.init.normal_(self.down, std=1 / math.sqrt(self.down.shape[1]))
+
+    def forward(
+        self,
+        rows: Float[Tensor, "rows width"],
+        groups: ElementGroups,
+        selected: Int64[Tensor, "present top_k"],
+        gates: Float[Tensor, "present top_k"],
+        product: GroupedProduct,
+    ) -> Float[Tensor, "rows width"]:
+        """`Σ_k gates[g, k] · expert_{selected[g, k]}(row)` for every row of every group g.
+
+        Only weights of selected experts are read.
+        """
+        gate_up, down = self.wide_weights(selected, gates)
+        gate, up = product(rows, gate_up, groups).chunk(2, dim=1)
+        return product(silu(gate) * up, down, groups)
+
+    def wide_weights(
+        self, selected: Int64[Tensor, "present top_k"], gates: Float[Tensor, "present top_k"]
+    ) -> tuple[Float[Tensor, "present width wide2"], Float[Tensor, "present wide width"]]:
+        """Matrices of one wide MLP per group: K experts side by side, their outputs scaled by the gates."""
+        present, top_k = selected.shape
+        width = self.down.shape[2]
+        flat = selected.flatten()
+        gate_up = self.gate_up.index_select(0, flat).unflatten(0, (present, top_k))
+        wide_gate_up = gate_up.transpose(1, 2).reshape(present, -1, width).transpose(1, 2)
+        down = self.down.index_select(0, flat).unflatten(0, (present, top_k))
+        wide_down = (down * gates[:, :, None, None]).reshape(present, -1, width)
+        return wide_gate_up, wide_down

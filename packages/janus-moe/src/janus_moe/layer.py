@@ -1,0 +1,54 @@
+"""The Mixture-of-Experts layer: a shared expert for every row and routed ones for its element."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from janus_moe.experts import SwiGLU, SwiGLUExperts
+from janus_moe.groups import ElementGroups
+from janus_moe.products import GroupedProduct, grouped_product
+from janus_moe.routing import ElementRouter
+
+
+class MoELayer(nn.Module):
+    """`MoE(z; x) = Shared(x) + Σ_{n ∈ top-K(z)} g_{z,n} Expert_n(x)` for rows sorted by element z.
+
+    No capacity, no dropped rows, no permutation, no auxiliary loss.
+
+    Args:
+        width: features of a row, in and out.
+        experts: number of routed experts.
+        top_k: routed experts of each element.
+        hidden: hidden width of a routed expert.
+        shared_hidden: hidden width of the shared expert.
+        product: how rows are multiplied by the matrix of their group.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        experts: int,
+        top_k: int,
+        hidden: int,
+        shared_hidden: int,
+        product: GroupedProduct = grouped_product,
+    ) -> None:
+        super().__init__()
+        self.shared = SwiGLU(width, shared_hidden)
+        self.experts = SwiGLUExperts(experts, width, hidden)
+        self.router = ElementRouter(experts, top_k)
+        self.product = product
+
+    def forward(self, rows: Float[Tensor, "rows width"], groups: ElementGroups) -> Float[Tensor, "rows width"]:
+        """The layer's output for every row.
+
+        Raises:
+            ValueError: the plan is for another number of rows.
+        """
+        if groups.rows != rows.shape[0]:
+            raise ValueError(f"{rows.shape[0]} rows but groups for {groups.rows}; group the rows of this batch")
+        selected, gates = self.router(groups.elements)
+        routed: Tensor = self.experts(rows, groups, selected, gates.to(rows.dtype), self.product)
+        shared: Tensor = self.shared(rows)
+        return shared + routed
