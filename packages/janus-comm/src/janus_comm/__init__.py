@@ -1,1 +1,36 @@
-"""janus-comm."""
+"""Collectives with derivatives of every order, the replica × unit mesh, launching and accounting."""
+
+from janus_comm.accounting import Accounting, Counted, Tally
+from janus_comm.chain import Chain, connect
+from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
+from janus_comm.communicator import Communicator, SingleRank, agree
+from janus_comm.exchange import Exchange, identity_exchange, make_exchange
+from janus_comm.failure import LaunchError, RankFailed
+from janus_comm.launch import Launch, launch
+from janus_comm.mesh import Mesh, make_mesh
+from janus_comm.process_group import ProcessGroupCommunicator
+
+__all__ = [
+    "Accounting",
+    "Chain",
+    "Communicator",
+    "Counted",
+    "Exchange",
+    "Launch",
+    "LaunchError",
+    "Mesh",
+    "ProcessGroupCommunicator",
+    "RankFailed",
+    "SingleRank",
+    "Tally",
+    "agree",
+    "all_gather",
+    "all_reduce",
+    "all_to_all",
+    "connect",
+    "identity_exchange",
+    "launch",
+    "make_exchange",
+    "make_mesh",
+    "reduce_scatter",
+]

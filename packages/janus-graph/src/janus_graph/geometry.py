@@ -38,5 +38,4 @@ def strained(graph: AtomGraph, strain: Float64[Tensor, "structures 3 3"]) -> Ato
 
 def volumes(graph: AtomGraph) -> Float64[Tensor, "structures"]:
     """Volume of each cell in Å³, positive for left-handed cells too; zero where a direction does not repeat."""
-    determinants: Tensor = torch.linalg.det(graph.cells)
-    return determinants.abs() * graph.periodic.all(dim=1)
+    return torch.linalg.det(graph.cells).abs() * graph.periodic.all(dim=1)

@@ -1,1 +1,34 @@
-"""matris-model."""
+"""MatRIS-MoE: an invariant Mixture-of-Experts interatomic potential with exact forces."""
+
+from typing import TYPE_CHECKING, Any
+
+from matris_model.config import PRESETS, MatRISMoEConfig, preset_config
+from matris_model.interaction import BlockRunner, call_block, checkpoint_block
+from matris_model.model import MatRISMoE, count_parameters
+from matris_model.model_file import load_model, save_model
+
+if TYPE_CHECKING:
+    from matris_model.calculator import MatRISCalculator
+
+__all__ = [
+    "PRESETS",
+    "BlockRunner",
+    "MatRISCalculator",
+    "MatRISMoE",
+    "MatRISMoEConfig",
+    "call_block",
+    "checkpoint_block",
+    "count_parameters",
+    "load_model",
+    "preset_config",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # ASE is an extra, and takes a third of a second to import: only those who want the calculator pay for it.
+    if name == "MatRISCalculator":
+        from matris_model.calculator import MatRISCalculator
+
+        return MatRISCalculator
+    raise AttributeError(f"module 'matris_model' has no attribute '{name}'")

@@ -1,0 +1,157 @@
+"""Calls and bytes of communication, counted by kind and phase, and the formulas that predict them.
+
+A byte is *sent* by a rank when it must leave it for another rank: rows that a rank keeps cost nothing, and one rank
+alone sends nothing. With R ranks, row_bytes the bytes of one row and c[r] the row counts, rank k sends
+
+* ``exchange_rows``: (Σ send_counts − send_counts[k]) × row_bytes;
+* ``gather_rows``: (R − 1) × c[k] × row_bytes;
+* ``reduce_scatter_rows``: (Σ c − c[k]) × row_bytes;
+* ``sum`` of E elements of b bytes: a reduce-scatter and a gather of parts e[r] of E as even as can be, the first ones
+  larger: (E − e[k] + (R − 1) × e[k]) × b, and 2 (R − 1) × E × b over all ranks.
+
+Objects and barriers are control traffic: their calls are counted, their bytes are not. How a backend cuts a message or
+which way it takes does not enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from janus_comm.communicator import Communicator, even_counts
+
+T = TypeVar("T")
+
+
+def bytes_of_exchange(send_counts: Sequence[int], row_bytes: int, rank: int) -> int:
+    """Bytes a rank sends in ``exchange_rows``."""
+    return (sum(send_counts) - send_counts[rank]) * row_bytes
+
+
+def bytes_of_gather(counts: Sequence[int], row_bytes: int, rank: int) -> int:
+    """Bytes a rank sends in ``gather_rows``."""
+    return (len(counts) - 1) * counts[rank] * row_bytes
+
+
+def bytes_of_reduce_scatter(counts: Sequence[int], row_bytes: int, rank: int) -> int:
+    """Bytes a rank sends in ``reduce_scatter_rows``."""
+    return (sum(counts) - counts[rank]) * row_bytes
+
+
+def bytes_of_sum(elements: int, element_bytes: int, rank: int, size: int) -> int:
+    """Bytes a rank sends in ``sum``."""
+    parts = even_counts(elements, size)
+    return bytes_of_reduce_scatter(parts, element_bytes, rank) + bytes_of_gather(parts, element_bytes, rank)
+
+
+class Tally(NamedTuple):
+    """How often something was called, and how many bytes this rank sent in it."""
+
+    calls: int
+    bytes_sent: int
+
+
+class Accounting:
+    """One rank's tallies by kind of communication and phase of the step."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._phase = ""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What is recorded inside belongs to this phase; phases nest, the innermost counts. Outside the phase is ``""``."""
+        outer, self._phase = self._phase, name
+        try:
+            yield
+        finally:
+            self._phase = outer
+
+    def record(self, kind: str, bytes_sent: int) -> None:
+        """Count one call of a kind in the present phase."""
+        calls, total = self._tallies.get((kind, self._phase), Tally(0, 0))
+        self._tallies[kind, self._phase] = Tally(calls + 1, total + bytes_sent)
+
+    @property
+    def tallies(self) -> dict[tuple[str, str], Tally]:
+        """All tallies by (kind, phase), in order of first call."""
+        return dict(self._tallies)
+
+    def total(self, kind: str | None = None, phase: str | None = None) -> Tally:
+        """The sum of the tallies of a kind, of a phase, of both, or of everything."""
+        chosen = [
+            tally
+            for (its_kind, its_phase), tally in self._tallies.items()
+            if kind in (None, its_kind) and phase in (None, its_phase)
+        ]
+        return Tally(sum(tally.calls for tally in chosen), sum(tally.bytes_sent for tally in chosen))
+
+
+class Counted:
+    """A communicator that does what another does and records it.
+
+    The kind is the name of the method, or ``kind`` for all of them where one purpose is to be told apart ("halo").
+    """
+
+    def __init__(self, communicator: Communicator, accounting: Accounting, kind: str | None = None):
+        self._inner = communicator
+        self._accounting = accounting
+        self._kind = kind
+        self.rank = communicator.rank
+        self.size = communicator.size
+
+    def _record(self, operation: str, bytes_sent: int) -> None:
+        self._accounting.record(self._kind or operation, bytes_sent)
+
+    def sum(self, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """The sum of all ranks' tensors."""
+        result = self._inner.sum(tensor)
+        self._record("sum", bytes_of_sum(tensor.numel(), tensor.element_size(), self.rank, self.size))
+        return result
+
+    def gather_rows(
+        self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
+    ) -> Shaped[Tensor, "all *features"]:
+        """All ranks' rows in the order of the ranks."""
+        result = self._inner.gather_rows(rows, counts)
+        self._record("gather_rows", bytes_of_gather(counts, row_bytes(rows), self.rank))
+        return result
+
+    def reduce_scatter_rows(
+        self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
+    ) -> Shaped[Tensor, "own *features"]:
+        """This rank's rows of the sum of all ranks' rows."""
+        result = self._inner.reduce_scatter_rows(rows, counts)
+        self._record("reduce_scatter_rows", bytes_of_reduce_scatter(counts, row_bytes(rows), self.rank))
+        return result
+
+    def exchange_rows(
+        self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
+    ) -> Shaped[Tensor, "received *features"]:
+        """The rows that every rank meant for this one."""
+        result = self._inner.exchange_rows(rows, send_counts, receive_counts)
+        self._record("exchange_rows", bytes_of_exchange(send_counts, row_bytes(rows), self.rank))
+        return result
+
+    def gather_object(self, value: T) -> list[T]:
+        """Copies of all ranks' values."""
+        self._record("gather_object", 0)
+        return self._inner.gather_object(value)
+
+    def barrier(self) -> None:
+        """Return when every rank has arrived."""
+        self._record("barrier", 0)
+        self._inner.barrier()
+
+    def split(self, color: int) -> Communicator:
+        """The group of the ranks that gave the same colour, counted in the same accounting."""
+        return Counted(self._inner.split(color), self._accounting, self._kind)
+
+
+def row_bytes(rows: Shaped[Tensor, "n *features"]) -> int:
+    """The bytes of one row."""
+    return rows.element_size() * rows.shape[1:].numel()

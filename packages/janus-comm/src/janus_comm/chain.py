@@ -1,0 +1,78 @@
+"""A fixed order of collectives in every backward pass, also on ranks that have nothing to say.
+
+Autograd runs a node when its inputs are ready and drops a node that leads to nothing that was asked for. With
+collectives as nodes both are wrong: two of them may run in another order on another rank, and a rank that drops one
+leaves its peers waiting. A *token*, a tensor of no elements, cures both. It goes in and comes out of every collective
+of a :class:`Chain`, and :func:`connect` ties its beginning to the tensors one differentiates with respect to and its end
+to the result one differentiates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+
+class _Connect(torch.autograd.Function):
+    @staticmethod
+    def forward(result: Tensor, *tensors: Tensor) -> Tensor:
+        return result.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.layouts = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs[1:]]
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        # The sum of no elements: a zero that is a function of the cotangent, even where that holds inf or nan.
+        zero = cotangent.reshape(-1)[:0].sum()
+        zeros = (
+            zero.to(device=device, dtype=dtype).expand(shape) if needed else None
+            for (shape, dtype, device), needed in zip(ctx.layouts, ctx.needs_input_grad[1:], strict=True)
+        )
+        return (cotangent, *zeros)
+
+
+def connect(result: Float[Tensor, "*shape"], *tensors: Shaped[Tensor, "..."]) -> Float[Tensor, "*shape"]:
+    """The result with its values unchanged, as a function of the tensors too, with derivative zero.
+
+    A backward pass from it reaches everything the tensors were computed from, and gradients with respect to them exist
+    (zeros, to any order) also where the result does not depend on them.
+    """
+    connected: Tensor = _Connect.apply(result, *tensors)
+    return connected
+
+
+class Chain:
+    """The order in which one evaluation calls its collectives, kept by every backward pass through them.
+
+    Make one for each evaluation (each graph), from **all** tensors that will be differentiated with respect to, hand it
+    to each collective, and :meth:`join` it to each result that is differentiated::
+
+        chain = Chain(positions, *parameters)
+        energy = chain.join(model(positions, make_exchange(communicator, chain)))
+        (gradient,) = torch.autograd.grad(energy, positions, create_graph=True)
+        loss = chain.join(loss_of(energy, -gradient), gradient)
+        loss.backward()
+
+    Then all ranks run the same collectives in the same order in this and every further backward pass: those of the
+    forward pass in reverse, those of an inner backward pass before those of the forward pass. Ranks may be empty, skip
+    a branch, or get no gradient at all.
+
+    Not for use inside a checkpointed function: recomputing it would call the collectives again, out of order.
+    """
+
+    def __init__(self, *inputs: Shaped[Tensor, "..."]):
+        device = inputs[0].device if inputs else None
+        with torch.enable_grad():
+            self.token = connect(torch.zeros(0, device=device, requires_grad=True), *inputs)
+
+    def join(self, result: Float[Tensor, "*shape"], *others: Shaped[Tensor, "..."]) -> Float[Tensor, "*shape"]:
+        """The result, unchanged in value, behind every collective called so far and behind the other tensors.
+
+        Pass as ``others`` the gradients of inner backward passes, so that these are part of the outer one on every rank.
+        """
+        return connect(result, self.token, *others)

@@ -1,0 +1,32 @@
+"""Smooth functions of distances and angles."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def envelope(distances: Float[Tensor, "*shape"], cutoff: float) -> Float[Tensor, "*shape"]:
+    """1 at zero distance; its value, slope and curvature are zero at the cutoff and beyond: 1 − 10u³ + 15u⁴ − 6u⁵."""
+    u = (distances / cutoff).clamp(max=1.0)
+    return 1 - u**3 * (10 - u * (15 - 6 * u))
+
+
+def radial_basis(distances: Float[Tensor, "edges"], cutoff: float, functions: int) -> Float[Tensor, "edges functions"]:
+    """Enveloped spherical Bessel functions `√(2/r_c) sin(nπr/r_c)/r`, n = 1 … functions (arXiv 2003.03123, eq. 7)."""
+    frequencies = math.pi / cutoff * torch.arange(1, functions + 1, dtype=distances.dtype, device=distances.device)
+    waves = torch.sin(distances[:, None] * frequencies)
+    return waves * (math.sqrt(2 / cutoff) * envelope(distances, cutoff) / distances)[:, None]
+
+
+def legendre(cosines: Float[Tensor, "*shape"], functions: int) -> list[Float[Tensor, "*shape"]]:
+    """Legendre polynomials P_0 … P_{functions−1} by Bonnet's recurrence. Polynomials in the cosine, so nothing
+    happens at 0° and 180°, where the angle itself has no derivative.
+    """
+    values = [torch.ones_like(cosines), cosines]
+    for degree in range(2, functions):
+        values.append(((2 * degree - 1) * cosines * values[-1] - (degree - 1) * values[-2]) / degree)
+    return values[:functions]

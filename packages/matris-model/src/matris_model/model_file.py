@@ -1,0 +1,102 @@
+"""Model files: weights as safetensors beside their meaning as JSON. Opening one never executes code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from matris_model.config import MatRISMoEConfig
+from matris_model.model import MatRISMoE
+
+FORMAT = "matris-moe"
+VERSION = 1
+
+
+def save_model(model: MatRISMoE, path: str | Path, about: dict[str, Any] | None = None) -> Path:
+    """Writes `model.safetensors` and `model.json` into a directory (made where it is missing), and returns it.
+
+    Both are written beside the old ones first and then renamed, so a reader never sees half a file.
+
+    Args:
+        model: what to save: weights, reference energies and configuration.
+        path: the directory.
+        about: further plain values for the JSON file, e.g. where the weights come from.
+    """
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights, meaning = directory / "model.safetensors", directory / "model.json"
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = weights.with_suffix(".safetensors.partial")
+    save_file(state, partial)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": model.config.to_dict(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "sha256": _sha256(partial),
+        "about": about or {},
+    }
+    partial_meaning = meaning.with_suffix(".json.partial")
+    partial_meaning.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(weights)
+    partial_meaning.replace(meaning)
+    return directory
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> MatRISMoE:
+    """The model in a directory (a run directory too), or that a `model.safetensors` or `model.json` belongs to.
+
+    Raises:
+        ValueError: no model there, one of another kind or version, or files that are damaged. The message says which
+            file and what to do.
+    """
+    directory = _directory_of(Path(path))
+    weights, meaning = directory / "model.safetensors", directory / "model.json"
+    content = _read_meaning(meaning)
+    if _sha256(weights) != content.get("sha256"):
+        raise ValueError(
+            f"{weights} does not belong to {meaning.name} beside it (checksums differ): one of them is damaged or from "
+            "another model; copy both files again"
+        )
+    try:
+        state = load_file(weights)
+        model = MatRISMoE(MatRISMoEConfig.from_dict(content["config"]))
+        model.to(getattr(torch, content["dtype"])).load_state_dict(state)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{directory} holds a damaged model: {error}; copy the files again") from error
+    return model.to(device).eval()
+
+
+def _directory_of(path: Path) -> Path:
+    directory = path if path.is_dir() else path.parent
+    if not path.exists() or not (directory / "model.json").exists() or not (directory / "model.safetensors").exists():
+        raise ValueError(
+            f"no model at {path}: expected a directory with model.safetensors and model.json, such as a finished run"
+        )
+    return directory
+
+
+def _read_meaning(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}); copy it again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} does not describe a {FORMAT} model; give the directory of a trained model")
+    if content.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is of version {content.get('version')}, this program reads version {VERSION}; "
+            "install the matris-model release that wrote it"
+        )
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
