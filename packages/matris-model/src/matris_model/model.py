@@ -81,10 +81,11 @@ class MatRISMoE(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # `.float()` and `.to(dtype)` are for the weights. Reference energies are thousands of eV: they stay float64.
-        kept = {name: buffer for name, buffer in self.named_buffers(recurse=False)}
-        super()._apply(fn, recurse)
+        kept = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in kept.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
+            moved = getattr(self, name)
+            setattr(self, name, moved.double() if buffer.is_meta else buffer.to(moved.device))
         return self
 
     @property
