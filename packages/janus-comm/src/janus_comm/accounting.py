@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 from jaxtyping import Shaped
 from torch import Tensor
 
-from janus_comm.communicator import Communicator, even_counts
+from janus_comm.communicator import Communicator, even_counts, row_bytes
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Accounting:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What is recorded inside belongs to this phase; phases nest, the innermost counts. Outside the phase is ``""``."""
+        """What is recorded inside belongs to this phase, or to a phase inside it; outside all, the phase is ``""``."""
         outer, self._phase = self._phase, name
         try:
             yield
@@ -150,8 +150,3 @@ class Counted:
     def split(self, color: int) -> Communicator:
         """The group of the ranks that gave the same colour, counted in the same accounting."""
         return Counted(self._inner.split(color), self._accounting, self._kind)
-
-
-def row_bytes(rows: Shaped[Tensor, "n *features"]) -> int:
-    """The bytes of one row."""
-    return rows.element_size() * rows.shape[1:].numel()

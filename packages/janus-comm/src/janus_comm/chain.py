@@ -3,7 +3,7 @@
 Autograd runs a node when its inputs are ready and drops a node that leads to nothing that was asked for. With
 collectives as nodes both are wrong: two of them may run in another order on another rank, and a rank that drops one
 leaves its peers waiting. A *token*, a tensor of no elements, cures both. It goes in and comes out of every collective
-of a :class:`Chain`, and :func:`connect` ties its beginning to the tensors one differentiates with respect to and its end
+of a :class:`Chain`; :func:`connect` ties its beginning to the tensors one differentiates with respect to, and its end
 to the result one differentiates.
 """
 
@@ -26,7 +26,7 @@ class _Connect(torch.autograd.Function):
         ctx.layouts = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs[1:]]
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         # The sum of no elements: a zero that is a function of the cotangent, even where that holds inf or nan.
         zero = cotangent.reshape(-1)[:0].sum()
         zeros = (
@@ -40,9 +40,9 @@ def connect(result: Float[Tensor, "*shape"], *tensors: Shaped[Tensor, "..."]) ->
     """The result with its values unchanged, as a function of the tensors too, with derivative zero.
 
     A backward pass from it reaches everything the tensors were computed from, and gradients with respect to them exist
-    (zeros, to any order) also where the result does not depend on them.
+    (zeros) also where the result does not depend on them.
     """
-    connected: Tensor = _Connect.apply(result, *tensors)
+    connected: Tensor = _Connect.apply(result, *tensors)  # type: ignore[no-untyped-call]
     return connected
 
 
@@ -73,6 +73,6 @@ class Chain:
     def join(self, result: Float[Tensor, "*shape"], *others: Shaped[Tensor, "..."]) -> Float[Tensor, "*shape"]:
         """The result, unchanged in value, behind every collective called so far and behind the other tensors.
 
-        Pass as ``others`` the gradients of inner backward passes, so that these are part of the outer one on every rank.
+        Pass as ``others`` the gradients of inner backward passes, so that every rank's outer one goes through these.
         """
         return connect(result, self.token, *others)

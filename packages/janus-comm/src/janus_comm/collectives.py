@@ -54,11 +54,11 @@ class _Collective(torch.autograd.Function):
         ctx.save_for_backward(output[1])
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor, token_cotangent: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, cotangent: Tensor, token_cotangent: Tensor) -> tuple[Tensor, Tensor, None]:
         # The adjoint follows in the chain whatever came after this call (the token's cotangent) and this call itself
         # (its token): a derivative of both then runs them in one order.
         (token,) = ctx.saved_tensors
-        rows, token = _Collective.apply(cotangent, token_cotangent + token, ctx.linear.adjoint())
+        rows, token = _Collective.apply(cotangent, token_cotangent + token, ctx.linear.adjoint())  # type: ignore[no-untyped-call]
         return rows, token, None
 
 
@@ -66,7 +66,7 @@ def _call(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Tensor:
     if not torch.is_grad_enabled() or not rows.is_floating_point():
         return linear.apply(rows.detach().contiguous())
     token = torch.zeros(0, device=rows.device, requires_grad=True) if chain is None else chain.token
-    result, token = _Collective.apply(rows, token, linear)
+    result, token = _Collective.apply(rows, token, linear)  # type: ignore[no-untyped-call]
     if chain is not None:
         chain.token = token
     return result

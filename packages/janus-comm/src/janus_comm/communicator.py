@@ -146,6 +146,11 @@ def even_counts(rows: int, size: int) -> list[int]:
     return [rows // size + (rank < rows % size) for rank in range(size)]
 
 
+def row_bytes(rows: Shaped[Tensor, "n *features"]) -> int:
+    """The bytes of one row."""
+    return rows.element_size() * rows.shape[1:].numel()
+
+
 def require_plain(operation: str, tensor: Tensor) -> None:
     """Refuse tensors that a raw collective would silently cut from their graph, and dtypes without a meaning here."""
     if tensor.requires_grad and torch.is_grad_enabled():

@@ -6,7 +6,7 @@ import pickle
 import traceback
 
 
-class RankFailed(RuntimeError):  # noqa: N818  (it names what happened, as ConnectionRefused would)
+class RankFailed(RuntimeError):
     """Another rank failed, left or called something else, so that this rank cannot go on."""
 
 

@@ -30,8 +30,8 @@ def launch(device: str | torch.device = "cpu") -> Iterator[Launch]:
     """Join the ranks that torchrun started, for as long as the context lasts.
 
     Reads WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Without WORLD_SIZE, or with one rank, there is no
-    process group and ``world`` is :class:`~janus_comm.SingleRank`. Several ranks talk through gloo on ``"cpu"`` and NCCL
-    on ``"cuda"``, where each takes the GPU of its local rank.
+    process group and ``world`` is :class:`~janus_comm.SingleRank`. Several ranks talk through gloo on ``"cpu"``, and
+    through NCCL on ``"cuda"``, where each takes the GPU of its local rank.
 
     Raises LaunchError when the environment is incomplete, the device is missing, or a process group exists already.
     """
@@ -51,11 +51,12 @@ def launch(device: str | torch.device = "cpu") -> Iterator[Launch]:
         dist.init_process_group("nccl", device_id=own_device)
     else:
         dist.init_process_group("gloo")
+    assert dist.group.WORLD is not None
+    world = ProcessGroupCommunicator(dist.group.WORLD)
     try:
-        group = dist.group.WORLD
-        assert group is not None
-        yield Launch(ProcessGroupCommunicator(group), own_device)
+        yield Launch(world, own_device)
     finally:
+        world.close()
         dist.destroy_process_group()
 
 

@@ -42,8 +42,8 @@ class Mesh:
 def make_mesh(world: Communicator, replica: int, unit: int) -> Mesh:
     """The mesh of ``replica`` × ``unit`` ranks over a communicator of exactly as many.
 
-    Every rank calls it with the same numbers. Raises LaunchError, on every rank and before any of them talks to another,
-    when the numbers do not fit the ranks.
+    Every rank calls it with the same numbers. Raises LaunchError when these do not fit the ranks: on every rank, before
+    any of them talks to another.
     """
     if replica < 1 or unit < 1:
         raise LaunchError(f"mesh.replica={replica} × mesh.unit={unit}: both must be at least 1")

@@ -19,8 +19,10 @@ from janus_comm.communicator import (
     require_exchange,
     require_own_rows,
     require_plain,
+    row_bytes,
     sum_in_rank_order,
 )
+from janus_comm.failure import RankFailed
 
 T = TypeVar("T")
 
@@ -34,7 +36,8 @@ class ProcessGroupCommunicator:
     """
 
     def __init__(self, group: dist.ProcessGroup):
-        self._group = group
+        self._open_group: dist.ProcessGroup | None = group
+        self._parts: list[ProcessGroupCommunicator] = []
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
 
@@ -77,12 +80,12 @@ class ProcessGroupCommunicator:
         """The rows that every rank meant for this one, in the order of the ranks."""
         require_exchange("exchange_rows", rows, send_counts, receive_counts, self.rank, self.size)
         received = rows.new_empty(sum(receive_counts), *rows.shape[1:])
-        row_bytes = rows.element_size() * rows.shape[1:].numel()
+        width = row_bytes(rows)
         dist.all_to_all_single(
             _as_bytes(received),
             _as_bytes(rows),
-            [count * row_bytes for count in receive_counts],
-            [count * row_bytes for count in send_counts],
+            [count * width for count in receive_counts],
+            [count * width for count in send_counts],
             group=self._group,
         )
         return received
@@ -105,8 +108,27 @@ class ProcessGroupCommunicator:
         if len(members) == 1:
             return SingleRank()
         # Local synchronisation: only members call, so that groups of different colours need no common order.
-        return ProcessGroupCommunicator(dist.new_group(members, use_local_synchronization=True))
+        part = ProcessGroupCommunicator(dist.new_group(members, use_local_synchronization=True))
+        self._parts.append(part)
+        return part
+
+    def close(self) -> None:
+        """Let go of the group and of those split from it, before the process groups are destroyed.
+
+        A group that something still refers to at the end of the interpreter (a communicator does, and so does every
+        graph made with it) keeps its threads, one of which may then abort the process.
+        """
+        for part in self._parts:
+            part.close()
+        self._open_group = None
+
+    @property
+    def _group(self) -> dist.ProcessGroup:
+        if self._open_group is None:
+            raise RankFailed(f"rank {self.rank} talks to a group that has ended; do so inside `with launch() as ...`")
+        return self._open_group
 
 
 def _as_bytes(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, " bytes"]:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+    # A tensor of one element may be contiguous with a stride of zero, which has no view as bytes.
+    return tensor.detach().contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)

@@ -1,1 +1,34 @@
-"""janus-train."""
+"""Trains interatomic potentials: data, losses, the loop, checkpoints, reports and the command line.
+
+Importing this costs little more than importing torch; what is heavy is imported where it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from janus_train.failure import UserError
+
+if TYPE_CHECKING:
+    from janus_train.config import Config, load_config
+    from janus_train.recipes.recipe import Recipe
+    from janus_train.run import resume, train
+    from janus_train.step import StepResult, compute_gradients
+
+__all__ = ["Config", "Recipe", "StepResult", "UserError", "compute_gradients", "load_config", "resume", "train"]
+
+_HOME = {
+    "Config": "janus_train.config",
+    "load_config": "janus_train.config",
+    "Recipe": "janus_train.recipes.recipe",
+    "resume": "janus_train.run",
+    "train": "janus_train.run",
+    "StepResult": "janus_train.step",
+    "compute_gradients": "janus_train.step",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'janus_train' has no attribute '{name}'")

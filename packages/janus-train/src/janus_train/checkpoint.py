@@ -1,0 +1,102 @@
+"""Checkpoints of a training: complete or absent, and everything that makes the trajectory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim.swa_utils import AveragedModel
+
+from janus_train.failure import UserError
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        step: optimiser steps done, skipped ones too.
+        epoch: which pass over the data the next step belongs to.
+        batch: which batch of that pass it is.
+        best_loss: lowest validation loss so far; None before the first validation.
+        best_step: where it was.
+        skipped: steps that had no finite gradient.
+        skipped_in_a_row: of those, the latest without a good one between.
+        seconds: time spent, over all starts.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class TrainingState:
+    """Everything that makes the trajectory: weights, their running mean, the optimiser, where it stands."""
+
+    model: nn.Module
+    mean: AveragedModel
+    optimizer: torch.optim.Optimizer
+    progress: Progress = field(default_factory=Progress)
+
+
+def save_checkpoint(directory: Path, state: TrainingState, keep: int) -> Path:
+    """Writes `directory/step-NNNNNN` under another name first, renames it, and removes all but the newest `keep`."""
+    final = directory / f"step-{state.progress.step:06d}"
+    partial = directory / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save(_tensors(state), checkpoint_id=partial, no_dist=True)
+    (partial / "progress.json").write_text(json.dumps(asdict(state.progress)))
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    for old in sorted(directory.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(directory: Path, state: TrainingState) -> None:
+    """Puts the newest complete checkpoint of a run into the state.
+
+    Raises:
+        UserError: there is none, or it is damaged or of another model.
+    """
+    newest = max(directory.glob("step-*"), default=None)
+    if newest is None:
+        raise UserError(f"no checkpoint in {directory}; start the run anew in another directory with 'train'")
+    tensors = _tensors(state)
+    try:
+        load(tensors, checkpoint_id=newest, no_dist=True)
+        progress = Progress(**json.loads((newest / "progress.json").read_text()))
+    except Exception as error:
+        raise UserError(
+            f"the checkpoint {newest} cannot be read ({type(error).__name__}: {error}); remove it to resume from an "
+            "earlier one"
+        ) from error
+    set_state_dict(
+        state.model, state.optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"]
+    )
+    state.mean.load_state_dict(tensors["mean"])
+    torch.set_rng_state(tensors["random"])
+    state.progress = progress
+
+
+def _tensors(state: TrainingState) -> dict[str, Any]:
+    model, optimizer = get_state_dict(state.model, state.optimizer)
+    mean: Mapping[str, Any] = state.mean.state_dict()
+    return {"model": model, "optimizer": optimizer, "mean": dict(mean), "random": torch.get_rng_state()}

@@ -1,0 +1,167 @@
+"""janus-train: the command line. Exit codes: 0 done, 2 the user's input is wrong, 1 everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from janus_train.failure import UserError
+
+if TYPE_CHECKING:
+    from janus_train.run import RecipeMaker
+
+app = typer.Typer(
+    name="janus-train",
+    help="Train interatomic potentials with exact forces, and use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Settings = Annotated[
+    list[str] | None, typer.Argument(help="a YAML file, and settings such as optim.lr=0.001", show_default=False)
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def main() -> None:
+    """Runs a command; the user's mistakes end in one message and exit code 2."""
+    from janus_comm import LaunchError
+
+    try:
+        app(standalone_mode=True)
+    except (UserError, LaunchError) as error:
+        # On several ranks all of them raise the same; one of them says it.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def train(settings: Settings = None) -> None:
+    """Train. With nothing given: the nano preset on the bundled data set, about ten minutes on two cores."""
+    from janus_train.config import load_config
+    from janus_train.run import train as train_run
+
+    config_path, overrides = _config_and_overrides(settings or [])
+    train_run(load_config(config_path, overrides), _matris())
+
+
+@app.command()
+def resume(
+    directory: Annotated[Path, typer.Argument(help="run directory")],
+    settings: Annotated[list[str] | None, typer.Argument(help="settings to change", show_default=False)] = None,
+) -> None:
+    """Go on with a run from its newest checkpoint."""
+    from janus_train.run import resume as resume_run
+
+    resume_run(directory, settings or [], _matris())
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="run directory or saved model")],
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="labelled files; else the bundled validation set")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="task of frames that name none")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the errors of a model on labelled structures."""
+    from janus_train.inference import evaluate_files
+
+    tables = evaluate_files(model, data, task)
+    if as_json:
+        print(json.dumps(tables, indent=2))
+        return
+    from janus_train.display import errors_table
+
+    print(errors_table(tables["tasks"]))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="run directory or saved model")],
+    data: Annotated[Path, typer.Argument(help="structures, any file ASE reads")],
+    output: Annotated[Path, typer.Option(help="extended XYZ to write; must not exist")],
+    task: Annotated[str | None, typer.Option(help="whose reference energies to use")] = None,
+) -> None:
+    """Write energies, forces and stress of structures to an extended XYZ file."""
+    from janus_train.inference import predict_file
+
+    count = predict_file(model, data, output, task)
+    print(f"{count} structures written to {output}")
+
+
+@app.command("check-data")
+def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
+    """Read the data a configuration asks for (or the files given) and print what they hold."""
+    from janus_train.check_data import check
+
+    paths = [Path(text) for text in settings or [] if "=" not in text and not text.endswith((".yaml", ".yml"))]
+    rest = [text for text in settings or [] if text not in map(str, paths)]
+    if paths:
+        rest.append(f"data.train={json.dumps([str(path) for path in paths])}")
+    report = check(*_config_and_overrides(rest))
+    print(json.dumps(report.content, indent=2) if as_json else report.text)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="a preset (nano, micro, mini, base, S, M, L) or a path to a model")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the shape and the parameter counts of a preset or a saved model."""
+    _matris()
+    from janus_train.recipes.matris import describe
+
+    about = describe(model)
+    if as_json:
+        print(json.dumps(about, indent=2))
+        return
+    total, active = about["parameters_total"], about["parameters_active"]
+    print(f"{model}: {total:,} parameters, {active:,} active for an atom")
+    for name, value in about["config"].items():
+        print(f"  {name:20} {value}")
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="run directory")]) -> None:
+    """Write report.html of a run again, from what is in its directory."""
+    from janus_train.report import build_report
+
+    if not (directory / "config.yaml").exists():
+        raise UserError(f"no run in {directory} (no config.yaml there)")
+    print(build_report(directory))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration file."""
+    from janus_train.config import config_schema
+
+    print(json.dumps(config_schema(), indent=2))
+
+
+def _config_and_overrides(settings: Sequence[str]) -> tuple[Path | None, list[str]]:
+    files = [text for text in settings if "=" not in text]
+    if len(files) > 1:
+        raise UserError(f"one configuration file at most, got {', '.join(files)}; settings are written key=value")
+    return (Path(files[0]) if files else None), [text for text in settings if "=" in text]
+
+
+def _matris() -> RecipeMaker:
+    try:
+        from janus_train.recipes.matris import matris_recipe
+    except ModuleNotFoundError as error:
+        if error.name != "matris_model":
+            raise
+        raise UserError("this needs the MatRIS-MoE model: pip install 'janus-train[matris]'") from error
+    recipe: Any = matris_recipe
+    return recipe

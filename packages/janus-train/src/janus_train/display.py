@@ -1,0 +1,174 @@
+"""What a person sees while a run goes on: a progress bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+# Seconds between lines where there is no terminal.
+_LINE_EVERY = 5.0
+
+
+class Display(Protocol):
+    """Shows how a run gets on. Used as a context."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def step(self, step: int, loss: float, structures_per_s: float) -> None:
+        """A step is done."""
+        ...
+
+    def say(self, text: str) -> None:
+        """A line for the person."""
+        ...
+
+
+class Silence:
+    """Says nothing: what all ranks but the first do."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, step: int, loss: float, structures_per_s: float) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """A line every few seconds, for logs.
+
+    Args:
+        max_steps: steps of the whole run.
+        first_step: where this start begins.
+    """
+
+    def __init__(self, max_steps: int, first_step: int) -> None:
+        self.max_steps, self.first_step = max_steps, first_step
+        self._began = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, step: int, loss: float, structures_per_s: float) -> None:
+        """Prints if the last line is some seconds old."""
+        now = time.monotonic()
+        if now - self._last < _LINE_EVERY and step < self.max_steps:
+            return
+        self._last = now
+        left = (now - self._began) / max(step - self.first_step, 1) * (self.max_steps - step)
+        self.say(
+            f"step {step}/{self.max_steps}  loss {loss:.4f}  {structures_per_s:.1f} structures/s  {_clock(left)} left"
+        )
+
+    def say(self, text: str) -> None:
+        """Prints the text at once."""
+        print(text, flush=True)
+
+
+class Bar:
+    """A progress bar with step, loss, structures/s and time left, for terminals."""
+
+    def __init__(self, max_steps: int, first_step: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress: RichProgress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[speed]:.1f} structures/s"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self._task = self._progress.add_task("train", total=max_steps, completed=first_step, loss=0.0, speed=0.0)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, step: int, loss: float, structures_per_s: float) -> None:
+        """Moves the bar."""
+        self._progress.update(self._task, completed=step, loss=loss, speed=structures_per_s)
+
+    def say(self, text: str) -> None:
+        """Prints above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False)
+
+
+def make_display(rank: int, max_steps: int, first_step: int) -> Display:
+    """A bar where someone watches, lines where a file does, nothing on ranks that are not to talk."""
+    if rank != 0:
+        return Silence()
+    return Bar(max_steps, first_step) if sys.stdout.isatty() else Lines(max_steps, first_step)
+
+
+def errors_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The errors of every task as a table of plain text."""
+    names = ["task", "structures", "E MAE meV/atom", "F MAE meV/Å", "zero forces", "ratio", "stress MAE meV/Å³"]
+    rows = [names]
+    for task, errors in tasks.items():
+        forces, zero = errors["forces_mae"], errors["forces_mae_zero"]
+        ratio = f"{zero / forces:.1f} ×" if forces and zero else "–"
+        energy = _milli(errors["energy_mae"])
+        stress = _milli(errors["stress_mae"])
+        rows.append([task, str(errors["structures"]), energy, _milli(forces), _milli(zero), ratio, stress])
+    header, *lines = _aligned(rows)
+    return "\n".join([header, "─" * len(header), *lines])
+
+
+def coverage_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many frames of each task there are, and how many have which label, as a table of plain text."""
+    header = ["task", "train", "val", "energy", "forces", "stress", "magmoms", "elements"]
+    rows = [header] + [
+        [task, *(str(row[name]) for name in header[1:-1]), f"{len(row['elements'])}: {_shorten(row['elements'])}"]
+        for task, row in tasks.items()
+    ]
+    return "\n".join(_aligned(rows))
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Cells in columns: words to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column == 0 or rows[0][column] == "elements" else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _milli(value: float | None) -> str:
+    return "–" if value is None else f"{1000 * value:.1f}"
+
+
+def _shorten(symbols: list[str], most: int = 12) -> str:
+    return " ".join(symbols[:most]) + (" …" if len(symbols) > most else "")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

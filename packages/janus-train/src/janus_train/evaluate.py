@@ -1,0 +1,248 @@
+"""Errors of a potential on labelled frames, per task and element."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from janus_comm import Communicator
+from janus_graph import HIGHEST_ATOMIC_NUMBER, Potential
+from janus_train.data.batch import FrameSource
+from janus_train.data.batching import share_out
+from janus_train.data.frame import Frame
+
+_COLUMNS = (
+    "energy_abs", "energy_square", "energy_count", "forces_abs", "forces_square", "forces_zero", "forces_length",
+    "forces_atoms", "stress_abs", "stress_square", "stress_count", "magmoms_abs", "magmoms_count",
+)  # fmt: skip
+
+# Points of a parity plot of force components that are kept for a task; more would only be drawn over each other.
+_PARITY_POINTS = 4000
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a potential says of one frame, in the frame's order of atoms; None where it was not asked or not defined."""
+
+    energy: float
+    forces: np.ndarray | None
+    stress: np.ndarray | None
+    magmoms: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Errors of a potential on a set of frames.
+
+    Attributes:
+        tasks: by task, numbers of structures and atoms, MAE and RMSE of energy (eV/atom), forces (eV/Å, by component)
+            and stress (eV/Å³), and `forces_mae_zero`, the force MAE of a model that predicts no forces.
+        means: over all frames, the terms of the loss.
+        elements: by symbol, number of atoms with forces and their force MAE.
+        parity: label and prediction side by side, by "property/task": energy per atom (without references), force
+            components (a sample), stress components. Empty unless asked for.
+    """
+
+    tasks: dict[str, dict[str, Any]]
+    means: dict[str, float]
+    elements: dict[str, dict[str, Any]]
+    parity: dict[str, np.ndarray]
+
+    def loss(self, weights: dict[str, float]) -> float:
+        """The weighted loss that training minimises, over all frames."""
+        return sum(weight * self.means[name] for name, weight in weights.items())
+
+
+def evaluate(
+    potential: Potential,
+    source: FrameSource,
+    properties: Collection[str],
+    world: Communicator,
+    budget: int,
+    references: np.ndarray | None = None,
+) -> Evaluation:
+    """Errors on all frames of a source. Every rank computes a share and gets the whole answer.
+
+    The answer does not depend on the number of ranks: each frame's errors are computed by one of them, and summed in
+    the order of the frames by all.
+
+    Args:
+        potential: what to judge.
+        source: labelled frames.
+        properties: "energy" and any of "forces", "stress", "magmoms".
+        world: all ranks.
+        budget: edges of one pass.
+        references: energy of each element in each task; given, the parity arrays are filled.
+    """
+    frames = source.frames
+    errors = np.zeros((len(frames), len(_COLUMNS)))
+    per_element = np.zeros((HIGHEST_ATOMIC_NUMBER + 1, 2))
+    points: dict[int, dict[str, np.ndarray]] = {}
+    mine = share_out(source.edges.tolist(), world.size)[world.rank]
+    for place, prediction in predict(potential, source, mine, properties, budget):
+        frame = frames[place]
+        errors[place] = _errors(frame, prediction)
+        if frame.forces is not None and prediction.forces is not None:
+            by_atom = np.abs(prediction.forces - frame.forces).mean(axis=1)
+            np.add.at(per_element, frame.structure.atomic_numbers, np.stack([np.ones_like(by_atom), by_atom], axis=1))
+        if references is not None:
+            points[place] = _points(frame, prediction, references)
+    errors = world.sum(torch.from_numpy(errors)).numpy()
+    per_element = world.sum(torch.from_numpy(per_element)).numpy()
+    everyone = {place: point for part in world.gather_object(points) for place, point in part.items()}
+    return Evaluation(
+        tasks={
+            task: _table(errors, [i for i, frame in enumerate(frames) if frame.task == task], frames)
+            for task in sorted({frame.task for frame in frames})
+        },
+        means=_means(errors),
+        elements=_by_symbol(per_element),
+        parity=_parity(frames, everyone),
+    )
+
+
+def predict(
+    potential: Potential, source: FrameSource, places: Sequence[int], properties: Collection[str], budget: int
+) -> Iterator[tuple[int, Prediction]]:
+    """Predictions for the frames at these places, computed in passes of at most `budget` edges."""
+    for chunk in _chunks(places, source.edges, budget):
+        batch = source.batch(chunk)
+        assert batch is not None
+        graph = batch.graph.to(_device_of(potential))
+        with torch.no_grad():
+            found = potential(graph, ("energy", *properties))
+        energies = found.energy.double().cpu().numpy()
+        sizes = [len(source.frames[place].structure) for place in chunk]
+        cuts = np.cumsum(sizes)[:-1]
+
+        def per_atom(values: torch.Tensor | None, graph: Any = graph, cuts: Any = cuts) -> list[Any] | None:
+            if values is None:
+                return None
+            return np.split(graph.in_input_order(values).double().cpu().numpy(), cuts)
+
+        forces, magmoms = per_atom(found.forces), per_atom(found.magmoms)
+        stress = None if found.stress is None else found.stress.double().cpu().numpy()
+        for row, place in enumerate(chunk):
+            defined = stress is not None and source.frames[place].structure.has_volume
+            yield (
+                place,
+                Prediction(
+                    float(energies[row]),
+                    None if forces is None else forces[row],
+                    stress[row] if defined and stress is not None else None,
+                    None if magmoms is None else magmoms[row],
+                ),
+            )
+
+
+def _device_of(potential: Potential) -> torch.device:
+    parameters = getattr(potential, "parameters", None)
+    first = next(parameters(), None) if parameters is not None else None
+    return torch.device("cpu") if first is None else first.device
+
+
+def _chunks(places: Sequence[int], edges: np.ndarray, budget: int) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    spent = 0
+    for place in places:
+        if chunk and spent + edges[place] > budget:
+            yield chunk
+            chunk, spent = [], 0
+        chunk.append(place)
+        spent += int(edges[place])
+    if chunk:
+        yield chunk
+
+
+def _errors(frame: Frame, found: Prediction) -> np.ndarray:
+    row = dict.fromkeys(_COLUMNS, 0.0)
+    if frame.energy is not None:
+        error = (found.energy - frame.energy) / len(frame.structure)
+        row |= {"energy_abs": abs(error), "energy_square": error**2, "energy_count": 1}
+    if frame.forces is not None and found.forces is not None:
+        errors = found.forces - frame.forces
+        row |= {
+            "forces_abs": np.abs(errors).sum() / 3,
+            "forces_square": (errors**2).sum() / 3,
+            "forces_zero": np.abs(frame.forces).sum() / 3,
+            "forces_length": np.linalg.norm(errors, axis=1).sum(),
+            "forces_atoms": len(errors),
+        }
+    if frame.stress is not None and found.stress is not None:
+        errors = found.stress - frame.stress
+        row |= {"stress_abs": np.abs(errors).mean(), "stress_square": (errors**2).mean(), "stress_count": 1}
+    if frame.magmoms is not None and found.magmoms is not None:
+        errors = found.magmoms - np.abs(frame.magmoms)
+        row |= {"magmoms_abs": np.abs(errors).sum(), "magmoms_count": len(errors)}
+    return np.array([row[name] for name in _COLUMNS])
+
+
+def _table(errors: np.ndarray, places: list[int], frames: Sequence[Frame]) -> dict[str, Any]:
+    total = dict(zip(_COLUMNS, errors[places].sum(axis=0).tolist(), strict=True))
+
+    def mean(name: str, count: str) -> float | None:
+        return total[name] / total[count] if total[count] else None
+
+    def root_mean(name: str, count: str) -> float | None:
+        return float(np.sqrt(total[name] / total[count])) if total[count] else None
+
+    return {
+        "structures": len(places),
+        "atoms": sum(len(frames[place].structure) for place in places),
+        "energy_mae": mean("energy_abs", "energy_count"),
+        "energy_rmse": root_mean("energy_square", "energy_count"),
+        "forces_mae": mean("forces_abs", "forces_atoms"),
+        "forces_rmse": root_mean("forces_square", "forces_atoms"),
+        "forces_mae_zero": mean("forces_zero", "forces_atoms"),
+        "stress_mae": mean("stress_abs", "stress_count"),
+        "stress_rmse": root_mean("stress_square", "stress_count"),
+        "magmoms_mae": mean("magmoms_abs", "magmoms_count"),
+    }
+
+
+def _means(errors: np.ndarray) -> dict[str, float]:
+    total = dict(zip(_COLUMNS, errors.sum(axis=0).tolist(), strict=True))
+    return {
+        "energy": total["energy_abs"] / max(total["energy_count"], 1),
+        "forces": total["forces_length"] / max(total["forces_atoms"], 1),
+        "stress": total["stress_abs"] / max(total["stress_count"], 1),
+        "magmoms": total["magmoms_abs"] / max(total["magmoms_count"], 1),
+    }
+
+
+def _by_symbol(per_element: np.ndarray) -> dict[str, dict[str, Any]]:
+    from ase.data import chemical_symbols
+
+    return {
+        chemical_symbols[z]: {
+            "atoms": int(per_element[z, 0]),
+            "forces_mae": float(per_element[z, 1] / per_element[z, 0]),
+        }
+        for z in np.flatnonzero(per_element[:, 0])
+    }
+
+
+def _points(frame: Frame, found: Prediction, references: np.ndarray) -> dict[str, np.ndarray]:
+    points = {}
+    if frame.energy is not None:
+        baseline = references[frame.structure.task, frame.structure.atomic_numbers].sum()
+        pair = np.array([[frame.energy - baseline, found.energy - baseline]])
+        points["energy"] = pair / len(frame.structure)
+    if frame.forces is not None and found.forces is not None:
+        points["forces"] = np.stack([frame.forces.ravel(), found.forces.ravel()], axis=1)
+    if frame.stress is not None and found.stress is not None:
+        points["stress"] = np.stack([frame.stress.ravel(), found.stress.ravel()], axis=1)
+    return points
+
+
+def _parity(frames: Sequence[Frame], points: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    collected: dict[str, list[np.ndarray]] = {}
+    for place in sorted(points):
+        for label, pairs in points[place].items():
+            collected.setdefault(f"{label}/{frames[place].task}", []).append(pairs)
+    joined = {name: np.concatenate(parts) for name, parts in collected.items()}
+    return {name: pairs[:: -(-len(pairs) // _PARITY_POINTS)] for name, pairs in joined.items()}

@@ -1,0 +1,212 @@
+"""The training loop: steps, validation, checkpoints."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from janus_comm import Accounting, Communicator
+from janus_train.checkpoint import TrainingState, save_checkpoint
+from janus_train.config import Config
+from janus_train.data.batch import FrameSource, label_counts
+from janus_train.data.batching import epoch_batches, share_out
+from janus_train.data.write import write_frames
+from janus_train.display import Display
+from janus_train.evaluate import Evaluation, evaluate
+from janus_train.failure import UserError
+from janus_train.metrics import MetricsLog
+from janus_train.optim import learning_rate
+from janus_train.recipes import Recipe
+from janus_train.step import StepResult, clip_gradients, compute_gradients
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Everything a run works with; what changes while it runs is in `state`.
+
+    Attributes:
+        config: the resolved configuration.
+        recipe: the model and what can be done with it.
+        state: what the steps change.
+        train: frames to learn from.
+        val: frames to judge by.
+        world: all ranks.
+        accounting: what this rank sent.
+        device: where the model is.
+        directory: the run directory.
+        display: what the person sees.
+    """
+
+    config: Config
+    recipe: Recipe
+    state: TrainingState
+    train: FrameSource
+    val: FrameSource
+    world: Communicator
+    accounting: Accounting
+    device: torch.device
+    directory: Path
+    display: Display
+
+    @property
+    def talks(self) -> bool:
+        """Whether this rank writes files."""
+        return self.world.rank == 0
+
+
+@dataclass
+class _Window:
+    """What was computed since the last line of the log."""
+
+    began: float
+    structures: int = 0
+    atoms: int = 0
+    edges: int = 0
+
+
+def run_steps(training: Training) -> None:
+    """Steps from where the state stands to `run.max_steps`, or to `run.stop_at_step` with a checkpoint there.
+
+    Raises:
+        UserError: too many steps in a row had no finite gradient.
+    """
+    config, progress = training.config.run, training.state.progress
+    last = min(config.max_steps, config.stop_at_step or config.max_steps)
+    log = MetricsLog(training.directory / "metrics.jsonl")
+    began = time.monotonic() - progress.seconds
+    window = _Window(time.monotonic())
+    frames = training.train.frames
+    batches = _batches(training)
+    while progress.step < last:
+        places = next(batches)
+        lr = learning_rate(progress.step, config.max_steps, training.config.optim)
+        result = _step(training, places, lr)
+        progress.step += 1
+        progress.seconds = time.monotonic() - began
+        window.structures += len(places)
+        window.atoms += sum(len(frames[place].structure) for place in places)
+        window.edges += int(training.train.edges[places].sum())
+        if training.talks:
+            elapsed = max(time.monotonic() - window.began, 1e-9)
+            training.display.step(progress.step, result.loss, window.structures / elapsed)
+            if progress.step % config.log_every == 0 or progress.step == last:
+                log.write(_train_line(training, result, lr, window, elapsed))
+        if progress.step % config.log_every == 0:
+            window = _Window(time.monotonic())
+        if progress.step % config.val_every == 0 or progress.step == config.max_steps:
+            validate(training, log)
+            window = _Window(time.monotonic())
+        if progress.step % config.checkpoint_every == 0 or progress.step == last:
+            _checkpoint(training)
+
+
+def validate(training: Training, log: MetricsLog) -> Evaluation:
+    """Errors of the mean of the weights on the validation frames; the best so far become the run's model file."""
+    progress, weights = training.state.progress, training.config.loss.weights
+    mean = training.state.mean.module
+    found = evaluate(mean, training.val, tuple(weights), training.world, training.config.data.batch_edges)
+    loss = found.loss(weights)
+    best = progress.best_loss is None or loss < progress.best_loss
+    if best:
+        progress.best_loss, progress.best_step = loss, progress.step
+    if training.talks:
+        log.write({"kind": "val", "step": progress.step, "loss": loss, "best": best, "tasks": found.tasks,
+                   "seconds": round(progress.seconds, 3)})  # fmt: skip
+        forces = "  ".join(f"{task} {1000 * errors['forces_mae']:.0f}" for task, errors in found.tasks.items()
+                           if errors["forces_mae"] is not None)  # fmt: skip
+        training.display.say(f"step {progress.step}: validation loss {loss:.4f}, force MAE in meV/Å: {forces}")
+        if best:
+            training.recipe.save(mean, training.directory, {"step": progress.step, "validation": found.tasks})
+    return found
+
+
+def _batches(training: Training) -> Iterator[np.ndarray]:
+    """Batches from where the state stands, epoch after epoch; the state follows."""
+    progress, config = training.state.progress, training.config
+    while True:
+        batches = epoch_batches(training.train.edges, config.data.batch_edges, config.run.seed, progress.epoch)
+        while progress.batch < len(batches):
+            progress.batch += 1
+            yield batches[progress.batch - 1]
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+
+
+def _step(training: Training, places: np.ndarray, lr: float) -> StepResult:
+    state, config, world = training.state, training.config, training.world
+    costs = training.train.edges[places].tolist()
+    share = [int(places[item]) for item in share_out(costs, world.size)[world.rank]]
+    batch = training.train.batch(share)
+    counts = label_counts([training.train.frames[place] for place in places])
+    result = compute_gradients(
+        state.model, state.model, None if batch is None else batch.to(training.device), counts,
+        config.loss.weights, world,
+    )  # fmt: skip
+    if result.finite:
+        state.progress.skipped_in_a_row = 0
+        clip_gradients(list(state.model.parameters()), result.grad_norm, config.optim.clip)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.optimizer.step()
+        state.mean.update_parameters(state.model)
+    else:
+        _skip(training, places)
+    return result
+
+
+def _skip(training: Training, places: np.ndarray) -> None:
+    """A step without a finite gradient is not taken; its structures are kept for the person to look at."""
+    progress = training.state.progress
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    kept = training.directory / "bad_batches.extxyz"
+    if training.talks:
+        write_frames(kept, [training.train.frames[place] for place in places], {"step": progress.step})
+        training.display.say(
+            f"step {progress.step}: loss or gradient is not finite; step skipped, structures in {kept}"
+        )
+    if progress.skipped_in_a_row >= training.config.run.max_bad_steps:
+        raise UserError(
+            f"{progress.skipped_in_a_row} steps in a row had no finite gradient; look at the structures in {kept}, "
+            f"and try a lower optim.lr (now {training.config.optim.lr}) or optim.clip"
+        )
+
+
+def _checkpoint(training: Training) -> None:
+    if training.talks:
+        save_checkpoint(training.directory / "checkpoints", training.state, training.config.run.keep_checkpoints)
+    training.world.barrier()
+
+
+def _train_line(training: Training, result: StepResult, lr: float, window: _Window, elapsed: float) -> dict[str, Any]:
+    progress = training.state.progress
+    tallies = training.accounting.tallies.items()
+    return {
+        "kind": "train",
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "loss": result.loss,
+        **{f"loss_{name}": value for name, value in result.terms.items()},
+        "lr": lr,
+        "grad_norm": result.grad_norm,
+        "skipped": progress.skipped,
+        "structures_per_s": round(window.structures / elapsed, 2),
+        "atoms_per_s": round(window.atoms / elapsed, 1),
+        "edges_per_s": round(window.edges / elapsed),
+        "seconds": round(progress.seconds, 3),
+        "memory_mb": round(_memory_mb(training.device)),
+        "bytes_sent": {kind: tally.bytes_sent for (kind, _), tally in tallies if tally.bytes_sent},
+    }
+
+
+def _memory_mb(device: torch.device) -> float:
+    """Most memory this process ever held: of the GPU where it computes there, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,40 @@
+"""The loss, as sums and counts, so that it is the same however a batch is cut over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from janus_graph import Properties
+from janus_train.data.batch import Batch
+
+# Keeps the slope of a length finite where an error vanishes, eV/Å squared: far below any force that matters.
+_SMALLEST_SQUARE = 1e-12
+
+
+def loss_sums(predicted: Properties, batch: Batch) -> dict[str, Float64[Tensor, ""]]:
+    """Sums of errors over what is labelled, for each property that was predicted.
+
+    Energy: |error| per atom, eV/atom. Forces: length of the error vector of an atom, eV/Å. Stress: mean |error| of the
+    nine components, eV/Å³. Magnetic moments: |error|, μB. Divide by `label_counts` of the whole batch.
+    """
+    sums = {"energy": ((predicted.energy - batch.energy).abs() / batch.atoms * batch.has_energy).sum()}
+    if predicted.forces is not None:
+        squares = (predicted.forces - batch.forces).square().sum(dim=1)
+        sums["forces"] = ((squares + _SMALLEST_SQUARE).sqrt() * batch.has_forces).sum()
+    if predicted.stress is not None:
+        sums["stress"] = ((predicted.stress - batch.stress).abs().mean(dim=(1, 2)) * batch.has_stress).sum()
+    if predicted.magmoms is not None:
+        sums["magmoms"] = ((predicted.magmoms - batch.magmoms).abs() * batch.has_magmoms).sum()
+    return sums
+
+
+def weighted_loss(
+    sums: Mapping[str, Tensor], counts: Mapping[str, int], weights: Mapping[str, float]
+) -> Float64[Tensor, ""]:
+    """`Σ weight · sum / count` over the terms with a weight; counts are those of the whole batch over all ranks."""
+    terms = [weight / max(counts[name], 1) * sums[name] for name, weight in weights.items()]
+    return torch.stack(terms).sum()

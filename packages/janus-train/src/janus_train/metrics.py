@@ -1,0 +1,46 @@
+"""metrics.jsonl: one line of JSON a log step and a validation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """A file that grows by a line at a time and is complete up to the last line whatever happens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends one line. Numbers that JSON does not know (NaN, infinity) become null."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All complete lines; one that was cut short is left out."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for text in self.path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def forget_after(self, step: int) -> None:
+        """Drops lines of steps that will be done again because a run resumes before them."""
+        kept = [line for line in self.read() if line["step"] <= step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(self.path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

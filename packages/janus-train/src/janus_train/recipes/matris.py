@@ -1,0 +1,122 @@
+"""How MatRIS-MoE is made from a configuration, saved, opened and looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from janus_moe import MoELayer, expert_load
+from janus_train.config import ModelConfig
+from janus_train.data.load import DataSet
+from janus_train.data.statistics import Statistics
+from janus_train.failure import UserError
+from janus_train.recipes.recipe import ExpertMap, Recipe
+from matris_model import (
+    PRESETS,
+    MatRISMoE,
+    MatRISMoEConfig,
+    count_parameters,
+    load_model,
+    preset_config,
+    save_model,
+)
+
+# What follows from the data is not for the configuration to say.
+_FROM_DATA = ("tasks", "elements")
+
+
+def model_config(config: ModelConfig) -> MatRISMoEConfig:
+    """The preset with the user's changes.
+
+    Raises:
+        UserError: no such preset or field, or values that do not fit together.
+    """
+    if config.preset not in PRESETS:
+        nearest = difflib.get_close_matches(config.preset, PRESETS, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(PRESETS)}"
+        raise UserError(f"model.preset: no preset '{config.preset}'; {hint}")
+    fields = {f.name: f.type for f in dataclasses.fields(MatRISMoEConfig) if f.name not in _FROM_DATA}
+    for name, value in config.changes.items():
+        if name not in fields:
+            nearest = difflib.get_close_matches(name, [*fields, "preset"], n=1, cutoff=0.5)
+            hint = f"did you mean 'model.{nearest[0]}'?" if nearest else f"fields are {', '.join(fields)}"
+            raise UserError(f"unknown key 'model.{name}'; {hint}")
+        accepted = {"int": (int,), "float": (int, float), "bool": (bool,)}[str(fields[name])]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and fields[name] != "bool"):
+            raise UserError(f"model.{name}: must be {fields[name]} (given: {value!r})")
+    try:
+        return preset_config(config.preset, **config.changes)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
+
+
+def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> Recipe:
+    """A MatRIS-MoE for these data: their tasks and elements, reference energies and scales; random weights."""
+    shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
+    if any(frame.has("magmoms") for frame in data.train) and "magnetic_moments" not in config.changes:
+        shape = shape.replace(magnetic_moments=True)
+    model = MatRISMoE(shape, seed)
+    model.references.copy_(torch.from_numpy(statistics.references))
+    model.scales.copy_(torch.from_numpy(statistics.scales))
+    return Recipe(model, shape.cutoff, shape.near_cutoff, _save, open_matris, expert_maps)
+
+
+def open_matris(path: Path) -> MatRISMoE:
+    """The model that a run or `save_model` left in a directory.
+
+    Raises:
+        UserError: none there, or a damaged one.
+    """
+    try:
+        return load_model(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def expert_maps(model: nn.Module, atoms_of_element: np.ndarray) -> list[ExpertMap]:
+    """Weights of the experts for each element that occurs, and the rows that each expert computes, layer by layer.
+
+    Args:
+        model: the potential.
+        atoms_of_element: how many atoms of each atomic number the data have, [119].
+    """
+    from ase.data import chemical_symbols
+
+    present = np.flatnonzero(atoms_of_element)
+    rows = torch.from_numpy(atoms_of_element.astype(np.int64))
+    maps: list[ExpertMap] = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, MoELayer):
+            weights = layer.router.expert_map().cpu()
+            maps.append(
+                {
+                    "name": name.replace("blocks.", "block ").replace(".", ": ").replace("_experts", " update"),
+                    "symbols": [chemical_symbols[z] for z in present],
+                    "weights": np.round(weights[present].double().numpy(), 4).tolist(),
+                    "load": expert_load(layer.router.selection.cpu(), rows, weights.shape[1]).tolist(),
+                }
+            )
+    return maps
+
+
+def describe(name_or_path: str) -> dict[str, Any]:
+    """Shape and parameter counts of a preset, or of a saved model. The largest preset is counted without memory."""
+    if name_or_path in PRESETS:
+        config = preset_config(name_or_path)
+        return {"model": name_or_path, **count_parameters(config), "config": config.to_dict()}
+    if not Path(name_or_path).exists():
+        raise UserError(f"'{name_or_path}' is neither a preset ({', '.join(PRESETS)}) nor a path to a model")
+    config = open_matris(Path(name_or_path)).config
+    return {"model": name_or_path, **count_parameters(config), "config": config.to_dict()}
+
+
+def _save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
+    assert isinstance(model, MatRISMoE)
+    save_model(model, path, dict(about))

@@ -1,0 +1,242 @@
+"""A run from its configuration to its report, and how it is taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from janus_comm import Accounting, Communicator, Counted, agree, launch, make_mesh
+from janus_train.checkpoint import TrainingState, load_checkpoint
+from janus_train.config import Config, ModelConfig, load_config, save_config
+from janus_train.data.batch import FrameSource
+from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
+from janus_train.data.statistics import Statistics, fit_statistics
+from janus_train.display import coverage_table, errors_table, make_display
+from janus_train.evaluate import Evaluation, evaluate
+from janus_train.failure import UserError
+from janus_train.loop import Training, run_steps
+from janus_train.metrics import MetricsLog
+from janus_train.optim import make_optimizer, running_mean
+from janus_train.recipes import Recipe
+
+T = TypeVar("T")
+
+RecipeMaker = Callable[[ModelConfig, DataSet, Statistics, int], Recipe]
+"""Makes a recipe from the model section, the data, their statistics and a seed."""
+
+_PACKAGES = (
+    "janus-train", "janus-comm", "janus-graph", "janus-moe", "matris-model", "torch", "numpy", "ase", "vesin",
+)  # fmt: skip
+
+
+def train(config: Config, make_recipe: RecipeMaker) -> Path:
+    """A whole run: data, model, steps, report. Returns the run directory.
+
+    Called on every rank that torchrun started, or on one without it.
+
+    Raises:
+        UserError: what the user can mend, on every rank.
+        LaunchError: a mesh that does not fit the launched ranks, on every rank.
+    """
+    return _run(config, make_recipe, resumed=None)
+
+
+def resume(directory: Path, overrides: Sequence[str], make_recipe: RecipeMaker) -> Path:
+    """Goes on with a run from its newest checkpoint, with its own configuration and these settings on top.
+
+    Raises:
+        UserError: no run or no checkpoint there, or data that have changed since.
+    """
+    saved = directory / "config.yaml"
+    if not saved.exists():
+        raise UserError(f"no run in {directory} (no config.yaml there); 'janus-train train' starts one")
+    config = load_config(saved, ["run.stop_at_step=null", *overrides, f"run.dir={json.dumps(str(directory))}"])
+    return _run(config, make_recipe, resumed=directory)
+
+
+def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path:
+    with launch(config.run.device) as launched:
+        accounting = Accounting()
+        world = Counted(launched.world, accounting)
+        # Every rank computes its share of a step's structures, whichever axis it is on: small structures stay whole.
+        make_mesh(world, config.mesh.replica, config.mesh.unit)
+        data, statistics, recipe = _agreed(world, lambda: _prepare(config, make_recipe))
+        model = recipe.model.to(device=launched.device, dtype=getattr(torch, config.run.dtype))
+        torch.use_deterministic_algorithms(config.run.deterministic)
+        state = TrainingState(model, running_mean(model, config.optim.ema_decay), make_optimizer(model, config.optim))
+        directory = _agreed(world, lambda: resumed or _new_directory(world, config))
+        if resumed is not None:
+            _agreed(world, lambda: _take_up(directory, data, state))
+        if world.rank == 0:
+            _write_about(directory, config, data, statistics, resumed is not None)
+        training = Training(
+            config, recipe, state,
+            train=FrameSource(data.train, recipe.cutoff, recipe.near_cutoff),
+            val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
+            world=world, accounting=accounting, device=launched.device, directory=directory,
+            display=make_display(world.rank, config.run.max_steps, state.progress.step),
+        )  # fmt: skip
+        with training.display:
+            _greet(training, data, statistics)
+            run_steps(training)
+            if state.progress.step >= config.run.max_steps:
+                _finish(training, data, statistics)
+            else:
+                training.display.say(
+                    f"stopped at step {state.progress.step}; go on with: janus-train resume {directory}"
+                )
+        world.barrier()
+    return directory
+
+
+def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
+    """What `prepare` gives, if it gives it on every rank; else its error, on every rank."""
+    error, value = None, None
+    try:
+        value = prepare()
+    except Exception as raised:  # noqa: BLE001  it is raised again, here and on all other ranks
+        error = raised
+    agree(world, error)
+    assert value is not None
+    return value
+
+
+def _prepare(config: Config, make_recipe: RecipeMaker) -> tuple[DataSet, Statistics, Recipe]:
+    data = load_data(config)
+    statistics = fit_statistics(data.train, data.tasks)
+    return data, statistics, make_recipe(config.model, data, statistics, config.run.seed)
+
+
+def _new_directory(world: Communicator, config: Config) -> Path:
+    """The run directory, made by the first rank; a run that is there already is left alone."""
+    error: Exception | None = None
+    directory = config.run.dir
+    if world.rank == 0:
+        try:
+            directory = directory or _next_free(Path("runs"), config.model.preset)
+            if any((directory / name).exists() for name in ("config.yaml", "checkpoints", "model.safetensors")):
+                raise UserError(
+                    f"{directory} already holds a run; go on with 'janus-train resume {directory}', or choose another "
+                    "run.dir"
+                )
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as raised:
+            error = UserError(f"cannot make the run directory {directory}: {raised.strerror}; choose another run.dir")
+        except UserError as raised:
+            error = raised
+    agree(world, error)
+    chosen: Path | None = world.gather_object(directory)[0]
+    assert chosen is not None
+    return chosen
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    taken = [int(match[1]) for path in parent.glob(f"{name}-*") if (match := re.fullmatch(rf"{name}-(\d+)", path.name))]
+    return parent / f"{name}-{max(taken, default=0) + 1:03d}"
+
+
+def _take_up(directory: Path, data: DataSet, state: TrainingState) -> bool:
+    saved = json.loads((directory / "data.json").read_text())
+    if saved["fingerprint"] != data_fingerprint(data):
+        raise UserError(
+            f"the data have changed since the run in {directory} began (checksums differ); give it the same files, or "
+            "start a new run with 'janus-train train'"
+        )
+    load_checkpoint(directory / "checkpoints", state)
+    return True
+
+
+def _write_about(directory: Path, config: Config, data: DataSet, statistics: Statistics, resumed: bool) -> None:
+    save_config(config.model_copy(update={"run": config.run.model_copy(update={"dir": directory})}),
+                directory / "config.yaml")  # fmt: skip
+    (directory / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n")
+    if resumed:
+        return
+    (directory / "data.json").write_text(
+        json.dumps(
+            {
+                "tasks": coverage(data),
+                "fingerprint": data_fingerprint(data),
+                "references": {
+                    task: {str(z): row[z] for z in np.flatnonzero(row)}
+                    for task, row in zip(data.tasks, statistics.references, strict=True)
+                },
+                "scales": dict(zip(data.tasks, statistics.scales.tolist(), strict=True)),
+                "reference_residuals": dict(zip(data.tasks, statistics.residuals.tolist(), strict=True)),
+                "warnings": statistics.warnings,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def _environment() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **versions,
+    }
+
+
+def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
+    parameters = sum(parameter.numel() for parameter in training.recipe.model.parameters())
+    config, state = training.config, training.state
+    say = training.display.say
+    source = "the bundled data set" if config.data.train is None else ", ".join(map(str, config.data.train))
+    say(f"run {training.directory}: {config.model.preset}, {parameters:,} parameters, {config.run.dtype}, "
+        f"{training.world.size} rank(s), {source}")  # fmt: skip
+    say(coverage_table(coverage(data)))
+    for warning in statistics.warnings:
+        say(f"warning: {warning}")
+    if state.progress.step:
+        if training.talks:
+            MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step)
+        say(f"resuming at step {state.progress.step}")
+
+
+def _finish(training: Training, data: DataSet, statistics: Statistics) -> None:
+    """Judges the model file as a user would get it, and writes the report."""
+    from janus_train.report import build_report
+
+    best = training.recipe.load(training.directory).to(training.device)
+    weights = tuple(training.config.loss.weights)
+    found = evaluate(
+        best, training.val, weights, training.world, training.config.data.batch_edges, statistics.references
+    )
+    if not training.talks:
+        return
+    directory, progress = training.directory, training.state.progress
+    _write_evaluation(directory, found, progress.best_step)
+    atoms = np.bincount(np.concatenate([frame.structure.atomic_numbers for frame in data.train]), minlength=119)
+    (directory / "experts.json").write_text(json.dumps({"layers": training.recipe.expert_maps(best, atoms)}))
+    report = build_report(directory)
+    say = training.display.say
+    say(f"\nvalidation errors of the model of step {progress.best_step}:\n{errors_table(found.tasks)}\n")
+    say(f"{progress.step} steps in {progress.seconds / 60:.1f} min, {progress.skipped} skipped")
+    say(f"model   {directory / 'model.safetensors'}\nreport  {report}")
+
+
+def _write_evaluation(directory: Path, found: Evaluation, step: int) -> None:
+    content = {"split": "val", "step": step, "tasks": found.tasks, "elements": found.elements}
+    (directory / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
+    arrays: dict[str, Any] = dict(found.parity)
+    np.savez_compressed(directory / "parity.npz", **arrays)
