@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,8 +42,11 @@ def structure_to_ase(structure: Structure) -> Atoms:
     )
 
 
-def _whole_number(value: object, name: str) -> int:
-    number = float(value)  # type: ignore[arg-type]
-    if number != int(number):
-        raise ValueError(f"info['{name}'] is {value}; it must be a whole number")
+def _whole_number(value: Any, name: str) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number.is_integer():
+        raise ValueError(f"info['{name}'] is {value!r}; it must be a whole number")
     return int(number)

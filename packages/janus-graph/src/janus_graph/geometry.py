@@ -25,7 +25,7 @@ def edge_vectors(graph: AtomGraph, halo: Halo = no_halo) -> Float64[Tensor, "edg
     centre, neighbour = graph.edge_index
     cells = graph.cells.index_select(0, graph.structure_index).index_select(0, centre)
     translation = torch.einsum("es,esx->ex", graph.edge_shifts, cells)
-    return halo(graph.positions).index_select(0, neighbour) + translation - graph.positions.index_select(0, centre)
+    return halo(graph.positions).index_select(0, neighbour) - graph.positions.index_select(0, centre) + translation
 
 
 def strained(graph: AtomGraph, strain: Float64[Tensor, "structures 3 3"]) -> AtomGraph:

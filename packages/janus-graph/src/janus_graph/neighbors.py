@@ -10,8 +10,8 @@ from jaxtyping import Float64, Int32, Int64
 
 from janus_graph.structure import Structure
 
-# The library is asked for a hair more than the cutoff and the exact test is done here, in float64, on the very
-# formula the model uses. Otherwise its rounding would decide about a neighbour that sits at the cutoff.
+# The library is asked for a hair more than the cutoff and the exact test is done here, in float64. Otherwise its
+# rounding would decide about a neighbour that sits at the cutoff, and differently in the two directions.
 _MARGIN = 1e-9
 
 
@@ -56,7 +56,10 @@ def neighbor_list(structure: Structure, cutoff: float) -> NeighborList:
     )
     centre, neighbour = centre.astype(np.int64), neighbour.astype(np.int64)
     shift = shift.astype(np.int32).reshape(-1, 3)
-    vector = structure.positions[neighbour] + shift @ structure.cell - structure.positions[centre]
+    # Difference first, translation added row by row: reversing an edge negates every term, so its rounding too, and
+    # both directions have the same length to the last bit.
+    vector = structure.positions[neighbour] - structure.positions[centre]
+    vector = vector + sum(shift[:, row, None] * structure.cell[row] for row in range(3))
     distance = np.sqrt(np.einsum("ij,ij->i", vector, vector))
     keep = np.flatnonzero(distance < cutoff)
     order = keep[np.lexsort((shift[keep, 2], shift[keep, 1], shift[keep, 0], neighbour[keep], centre[keep]))]

@@ -27,8 +27,8 @@ class Structure:
         task: index of the data set (level of theory) whose reference energies apply.
 
     Raises:
-        ValueError: no atoms, atomic numbers outside 1 to 118, coordinates that are not finite, shapes that do not
-            match, or a periodic cell without volume. The message says which and how to mend it.
+        ValueError: no atoms, atomic numbers outside 1 to 118, coordinates that are not finite, a spin below 1, shapes
+            that do not match, or a periodic cell without volume. The message says which and how to mend it.
     """
 
     atomic_numbers: Int64[np.ndarray, "atoms"]

@@ -82,10 +82,9 @@ class SwiGLUExperts(nn.Module):
     ) -> tuple[Float[Tensor, "present width wide2"], Float[Tensor, "present wide width"]]:
         """Matrices of one wide MLP per group: K experts side by side, their outputs scaled by the gates."""
         present, top_k = selected.shape
-        width = self.down.shape[2]
         flat = selected.flatten()
         gate_up = self.gate_up.index_select(0, flat).unflatten(0, (present, top_k))
-        wide_gate_up = gate_up.transpose(1, 2).reshape(present, -1, width).transpose(1, 2)
+        wide_gate_up = gate_up.transpose(1, 2).flatten(1, 3).transpose(1, 2)
         down = self.down.index_select(0, flat).unflatten(0, (present, top_k))
-        wide_down = (down * gates[:, :, None, None]).reshape(present, -1, width)
+        wide_down = (down * gates[:, :, None, None]).flatten(1, 2)
         return wide_gate_up, wide_down

@@ -46,11 +46,11 @@ def initial_selection(experts: int, top_k: int) -> Int64[Tensor, "elements top_k
     """
     if not 1 <= top_k <= experts:
         raise ValueError(f"top_k is {top_k} of {experts} experts; it must be between 1 and the number of experts")
-    step = max(1, top_k // 2)
     selection = torch.zeros(ELEMENTS, top_k, dtype=torch.int64)
     window = torch.arange(top_k)
     for place, z in enumerate(periodic_table_order()):
-        selection[z] = (place * step + window) % experts
+        # Every second window begins where the one before last ended, so both halves of them tile the ring evenly.
+        selection[z] = (place * top_k // 2 + window) % experts
     return selection
 
 

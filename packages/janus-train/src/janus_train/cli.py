@@ -67,14 +67,12 @@ def resume(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="run directory or saved model")],
-    data: Annotated[
-        list[Path] | None, typer.Argument(help="labelled files; else the bundled validation set")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Argument(help="labelled files; else the bundled validation set")] = None,
     task: Annotated[str | None, typer.Option(help="task of frames that name none")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the errors of a model on labelled structures."""
-    from janus_train.inference import evaluate_files
+    from janus_train.recipes.matris_inference import evaluate_files
 
     tables = evaluate_files(model, data, task)
     if as_json:
@@ -93,7 +91,7 @@ def predict(
     task: Annotated[str | None, typer.Option(help="whose reference energies to use")] = None,
 ) -> None:
     """Write energies, forces and stress of structures to an extended XYZ file."""
-    from janus_train.inference import predict_file
+    from janus_train.recipes.matris_inference import predict_file
 
     count = predict_file(model, data, output, task)
     print(f"{count} structures written to {output}")

@@ -52,6 +52,13 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
         self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.task = self.model.task_index(task)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation; ASE itself does not look at charge and spin in `atoms.info`."""
+        changes: list[str] = super().check_state(atoms, tol)
+        if self.atoms is not None:
+            changes += [name for name in ("charge", "spin") if atoms.info.get(name) != self.atoms.info.get(name)]
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,

@@ -14,6 +14,7 @@ from torch.nn.functional import silu, softplus
 from janus_graph import AtomGraph, Halo, Properties, conservative_properties, no_halo
 from janus_moe import ELEMENTS
 from matris_model.config import MatRISMoEConfig, preset_config
+from matris_model.elements import CHEMICAL_SYMBOLS
 from matris_model.embedding import AtomEmbedding, EdgeEmbedding
 from matris_model.geometry import graph_geometry
 from matris_model.interaction import NORM_EPS, BlockRunner, InteractionBlock, call_block
@@ -140,11 +141,9 @@ class MatRISMoE(nn.Module):
         """Raises ValueError naming the elements that this model was not trained for."""
         known = self.config.elements
         if known and (unseen := sorted(set(atomic_numbers) - set(known))):
-            from ase.data import chemical_symbols
-
             raise ValueError(
-                f"this model has not seen {', '.join(chemical_symbols[z] for z in unseen)} in training; it knows "
-                f"{', '.join(chemical_symbols[z] for z in known)}"
+                f"this model has not seen {', '.join(CHEMICAL_SYMBOLS[z] for z in unseen)} in training; it knows "
+                f"{', '.join(CHEMICAL_SYMBOLS[z] for z in known)}"
             )
 
     def task_index(self, task: str | None) -> int:

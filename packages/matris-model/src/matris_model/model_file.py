@@ -69,7 +69,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> MatRISMo
         model = MatRISMoE(MatRISMoEConfig.from_dict(content["config"]))
         model.to(getattr(torch, content["dtype"])).load_state_dict(state)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{directory} holds a damaged model: {error}; copy the files again") from error
+        raise ValueError(f"{weights} or {meaning.name} beside it is damaged: {error}; copy both files again") from error
     return model.to(device).eval()
 
 
