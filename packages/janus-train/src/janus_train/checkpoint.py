@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,8 @@ def save_checkpoint(directory: Path, state: TrainingState, keep: int) -> Path:
     partial = directory / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save(_tensors(state), checkpoint_id=partial, no_dist=True)
+    with _one_process():
+        save(_tensors(state), checkpoint_id=partial, no_dist=True)
     (partial / "progress.json").write_text(json.dumps(asdict(state.progress)))
     if final.exists():
         shutil.rmtree(final)
@@ -81,7 +84,8 @@ def load_checkpoint(directory: Path, state: TrainingState) -> None:
         raise UserError(f"no checkpoint in {directory}; start the run anew in another directory with 'train'")
     tensors = _tensors(state)
     try:
-        load(tensors, checkpoint_id=newest, no_dist=True)
+        with _one_process():
+            load(tensors, checkpoint_id=newest, no_dist=True)
         progress = Progress(**json.loads((newest / "progress.json").read_text()))
     except Exception as error:
         raise UserError(
@@ -94,6 +98,14 @@ def load_checkpoint(directory: Path, state: TrainingState) -> None:
     state.mean.load_state_dict(tensors["mean"])
     torch.set_rng_state(tensors["random"])
     state.progress = progress
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """One rank writes for all: torch warns that it is alone, which is what was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
 
 
 def _tensors(state: TrainingState) -> dict[str, Any]:

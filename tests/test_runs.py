@@ -1,0 +1,189 @@
+"""Whole runs on one process: what they leave behind, and that they can be taken up again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read
+from safetensors.numpy import load_file
+
+from conftest import TINY, metrics
+
+
+@pytest.fixture(scope="module")
+def finished_run(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from janus_train import load_config, train
+    from janus_train.recipes.matris import matris_recipe
+
+    directory = tmp_path_factory.mktemp("runs") / "finished"
+    settings = [f"data.train={data_file}", *TINY, "run.max_steps=30", "run.val_every=10", f"run.dir={directory}"]
+    return train(load_config(None, settings), matris_recipe)
+
+
+def test_a_run_directory_holds_all_that_is_promised(finished_run: Path):
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "data.json", "metrics.jsonl", "checkpoints", "model.safetensors",
+        "model.json", "evaluation.json", "parity.npz", "experts.json", "report.html",
+    }  # fmt: skip
+    assert {line["kind"] for line in map(json.loads, (finished_run / "metrics.jsonl").open())} == {"train", "val"}
+    first = metrics(finished_run, "train")[0]
+    assert {"step", "loss", "loss_energy", "loss_forces", "loss_stress", "lr", "grad_norm", "seconds"} <= set(first)
+    assert not list((finished_run / "checkpoints").glob(".*"))
+    environment = json.loads((finished_run / "environment.json").read_text())
+    assert {"python", "torch", "janus-train", "matris-model"} <= set(environment)
+
+
+def test_training_lowers_the_loss(finished_run: Path):
+    losses = [line["loss"] for line in metrics(finished_run, "train")]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_the_saved_configuration_repeats_the_run_to_the_bit(finished_run: Path, tmp_path: Path, command):
+    code, _, err = command("train", finished_run / "config.yaml", f"run.dir={tmp_path / 'again'}")
+    assert code == 0, err
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    for name, weight in load_file(finished_run / "model.safetensors").items():
+        assert np.array_equal(weight, again[name]), name
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_stopping_and_resuming_changes_no_bit(deterministic: bool, data_file: Path, tmp_path: Path, command):
+    settings = [f"data.train={data_file}", *TINY, "run.max_steps=8", "run.val_every=3", "run.keep_checkpoints=1",
+                f"run.deterministic={deterministic}"]  # fmt: skip
+    assert command("train", *settings, f"run.dir={tmp_path / 'whole'}")[0] == 0
+    code, out, _ = command("train", *settings, f"run.dir={tmp_path / 'parts'}", "run.stop_at_step=4")
+    assert code == 0
+    assert "janus-train resume" in out
+    assert [path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()] == ["step-000004"]
+    assert command("resume", tmp_path / "parts")[0] == 0
+    for kind in ("train", "val"):
+        whole, parts = metrics(tmp_path / "whole", kind), metrics(tmp_path / "parts", kind)
+        assert [(line["step"], line["loss"], line.get("grad_norm")) for line in whole] == [
+            (line["step"], line["loss"], line.get("grad_norm")) for line in parts
+        ]
+    parts = load_file(tmp_path / "parts" / "model.safetensors")
+    for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert np.array_equal(weight, parts[name]), name
+
+
+def test_lines_after_the_checkpoint_are_done_again_not_doubled(data_file: Path, tmp_path: Path, command):
+    settings = [f"data.train={data_file}", *TINY, "run.max_steps=6", f"run.dir={tmp_path / 'run'}"]
+    assert command("train", *settings, "run.stop_at_step=3")[0] == 0
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 4, "loss": 1.0}\n{"kind": "tra')  # killed in step 5
+    assert command("resume", tmp_path / "run")[0] == 0
+    assert [line["step"] for line in metrics(tmp_path / "run", "train")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_resume_refuses_data_that_have_changed(data_file: Path, tmp_path: Path, command):
+    own = tmp_path / "own.extxyz"
+    own.write_text(data_file.read_text())
+    settings = [f"data.train={own}", *TINY, "run.max_steps=4", "run.stop_at_step=2", f"run.dir={tmp_path / 'run'}"]
+    assert command("train", *settings)[0] == 0
+    own.write_text(data_file.read_text().replace("energy=", "energy=1", 1))
+    code, _, err = command("resume", tmp_path / "run")
+    assert code == 2
+    assert "the data have changed" in err
+
+
+def test_the_saved_model_is_what_the_run_judged(finished_run: Path, data_file: Path, command, tmp_path: Path):
+    from matris_model import MatRISCalculator
+
+    judged = json.loads((finished_run / "evaluation.json").read_text())["tasks"]["lj"]
+    errors = []
+    for atoms in read(data_file, ":"):
+        if atoms.info["split"] == "val":
+            labels = atoms.get_forces()
+            atoms.calc = MatRISCalculator(finished_run)
+            errors.append(np.abs(atoms.get_forces() - labels))
+    assert np.concatenate(errors).mean() == pytest.approx(judged["forces_mae"], rel=1e-5)
+
+    held_out = tmp_path / "val.extxyz"
+    from ase.io import write
+
+    write(held_out, [atoms for atoms in read(data_file, ":") if atoms.info["split"] == "val"], format="extxyz")
+    code, out, _ = command("evaluate", finished_run, held_out, "--json")
+    assert code == 0
+    assert json.loads(out)["tasks"]["lj"]["forces_mae"] == pytest.approx(judged["forces_mae"], rel=1e-5)
+    assert "F MAE meV/Å" in command("evaluate", finished_run, held_out)[1]
+
+
+def test_predict_writes_what_the_calculator_says(finished_run: Path, data_file: Path, tmp_path: Path, command):
+    from matris_model import MatRISCalculator
+
+    output = tmp_path / "predicted.extxyz"
+    assert command("predict", finished_run, data_file, "--output", output)[0] == 0
+    predicted, given = read(output, ":"), read(data_file, ":")
+    assert len(predicted) == len(given)
+    for one, other in list(zip(predicted, given, strict=True))[:4]:
+        other.calc = MatRISCalculator(finished_run)
+        assert one.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=1e-5)
+        np.testing.assert_allclose(one.get_forces(), other.get_forces(), atol=1e-5)
+    before = output.read_text()
+    code, _, err = command("predict", finished_run, data_file, "--output", output)
+    assert code == 2
+    assert "exists" in err
+    assert output.read_text() == before
+
+
+def test_a_report_can_be_written_again(finished_run: Path, command):
+    report = finished_run / "report.html"
+    before = report.read_bytes()
+    report.unlink()
+    assert command("report", finished_run)[0] == 0
+    assert report.read_bytes() == before
+
+
+def test_with_nothing_given_the_bundled_data_are_trained_on(command, tmp_path: Path):
+    code, out, err = command("train", "run.max_steps=2", "data.batch_edges=1500", "run.stop_at_step=1")
+    assert code == 0, err
+    assert "bundled" in out
+    tasks = json.loads((tmp_path / "runs" / "nano-001" / "data.json").read_text())["tasks"]
+    assert len(tasks) >= 4
+    code, out, _ = command("train", "run.max_steps=2", "data.batch_edges=1500", "run.stop_at_step=1")
+    assert code == 0
+    assert "nano-002" in out
+
+
+def test_steps_without_a_finite_gradient_are_skipped_and_kept(data_file: Path, tmp_path: Path, command):
+    settings = [f"data.train={data_file}", *TINY, "run.dir=run", "run.max_bad_steps=3", "optim.lr=1e30",
+                "optim.warmup_steps=0", "optim.clip=1e30", "run.max_steps=50", "run.val_every=1000"]  # fmt: skip
+    code, _, err = command("train", *settings)
+    assert code == 2
+    assert "3 steps in a row had no finite gradient" in err
+    kept = read(tmp_path / "run" / "bad_batches.extxyz", ":")
+    assert kept
+    assert all("lj.extxyz" in atoms.info["origin"] for atoms in kept)
+
+
+def test_info_counts_the_published_sizes(command):
+    for preset, total, active in (("S", 1.09e9, 0.19e9), ("M", 2.47e9, 0.56e9), ("L", 11.5e9, 2.89e9)):
+        code, out, _ = command("info", preset, "--json")
+        assert code == 0
+        counted = json.loads(out)
+        assert counted["parameters_total"] == pytest.approx(total, rel=0.03)
+        assert counted["parameters_active"] == pytest.approx(active, rel=0.03)
+    assert "active" in command("info", "nano")[1]
+
+
+def test_check_data_tells_what_is_there_and_what_looks_wrong(data_file: Path, tmp_path: Path, command):
+    code, out, _ = command("check-data", data_file)
+    assert code == 0
+    assert "lj" in out
+    frames = read(data_file, ":")
+    frames[3].positions[1] = frames[3].positions[0] + 0.1
+    from ase.io import write
+
+    write(tmp_path / "close.extxyz", frames, format="extxyz")
+    code, out, _ = command("check-data", tmp_path / "close.extxyz", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["tasks"]["lj"]["train"] == 32
+    assert any("closer than" in warning and "frame 3 of" in warning for warning in report["warnings"])
+
+
+def test_the_schema_describes_every_key(command):
+    schema = json.loads(command("schema")[1])
+    assert set(schema["properties"]) == {"run", "data", "model", "loss", "optim", "mesh"}

@@ -1,0 +1,53 @@
+"""A run gives the same numbers however many ranks it has."""
+
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY, metrics, torchrun
+
+
+@pytest.fixture(scope="module")
+def settings(data_file: Path) -> list[str]:
+    return [f"data.train={data_file}", *TINY, "run.dtype=float64", "run.max_steps=5", "run.val_every=5"]
+
+
+@pytest.fixture(scope="module")
+def one_process(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from janus_train import load_config, train
+    from janus_train.recipes.matris import matris_recipe
+
+    directory = tmp_path_factory.mktemp("runs") / "one"
+    return train(load_config(None, [*settings, f"run.dir={directory}"]), matris_recipe)
+
+
+@pytest.mark.parametrize(("ranks", "mesh"), [(2, ("mesh.replica=2",)), (3, ("mesh.replica=1", "mesh.unit=3"))])
+def test_losses_and_gradient_norms_do_not_depend_on_the_mesh(
+    ranks: int, mesh: tuple[str, ...], settings: list[str], one_process: Path, tmp_path: Path
+):
+    directory = tmp_path / "run"
+    finished = torchrun(ranks, "train", *settings, *mesh, f"run.dir={directory}")
+    assert finished.returncode == 0, finished.stderr
+    expected, found = metrics(one_process, "train"), metrics(directory, "train")
+    assert len(expected) == len(found) == 5
+    for one, several in zip(expected, found, strict=True):
+        assert several["loss"] == pytest.approx(one["loss"], rel=1e-10)
+        assert several["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-10)
+        assert several["bytes_sent"]["sum"] > 0
+    (one_val,), (several_val,) = metrics(one_process, "val"), metrics(directory, "val")
+    assert several_val["loss"] == pytest.approx(one_val["loss"], rel=1e-10)
+    assert finished.stdout.count("validation errors") == 1  # one rank talks
+
+
+def test_a_mesh_that_does_not_fit_stops_every_rank_with_one_message(settings: list[str], tmp_path: Path):
+    finished = torchrun(2, "train", *settings, "mesh.replica=3", f"run.dir={tmp_path / 'run'}")
+    assert finished.returncode != 0
+    assert finished.stderr.count("mesh.replica=3 × mesh.unit=1 needs 3 ranks, but 2 were launched") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_stop_every_rank_with_one_message(tmp_path: Path):
+    finished = torchrun(2, "train", "mesh.replica=2", f"data.train={tmp_path / 'nowhere.xyz'}")
+    assert finished.returncode != 0
+    assert finished.stderr.count("error: no file") == 1
+    assert "exitcode  : 2" in finished.stderr
