@@ -55,8 +55,8 @@ cutoffs = st.one_of(st.integers(1, 18).map(lambda n: n / 4), st.floats(0.25, 4.5
 def spaced_structures(draw: st.DrawFn, repeats: st.SearchStrategy[list[bool]] | None = None) -> Structure:
     """Structures a pair potential can be evaluated on: atoms at least 1.2 Å apart, images included."""
     periodic = np.array(draw(repeats if repeats is not None else st.lists(st.booleans(), min_size=3, max_size=3)))
-    places = np.array(draw(st.lists(st.sampled_from(list(itertools.product(range(2), repeat=3))), min_size=1,
-                                    max_size=4, unique=True)))  # fmt: skip
+    corners = st.sampled_from(list(itertools.product(range(2), repeat=3)))
+    places = np.array(draw(st.lists(corners, min_size=1, max_size=4, unique=True)))
     rng = np.random.default_rng(draw(seeds))
     spacing = np.diag(rng.uniform(2.0, 2.4, size=3))
     spacing[np.tril_indices(3, -1)] = rng.uniform(-0.2, 0.2, size=3)

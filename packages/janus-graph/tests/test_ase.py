@@ -23,7 +23,7 @@ def test_a_structure_comes_back_from_ase_as_it_went(structure):
     "atoms", [molecule("H2O"), bulk("NaCl", "rocksalt", a=5.6), fcc111("Al", (1, 1, 2), vacuum=5.0)], ids=str
 )
 def test_atoms_come_back_from_a_structure_as_they_went(atoms):
-    atoms.info.update(charge=-1, spin=2)
+    atoms.info = {"charge": -1, "spin": 2}
     back = structure_to_ase(structure_from_ase(atoms))
     assert back == atoms  # numbers, positions, cell, periodicity
     assert back.info == atoms.info

@@ -16,8 +16,9 @@ from janus_graph.graph import AtomGraph
 class LennardJones(nn.Module):
     """One well depth and one diameter for all elements, with energies that end smoothly at the cutoff.
 
-    E = ½ Σ_edges 4ε[(σ/r)¹² − (σ/r)⁶] f(r / r_c) with f(x) = 1 − 10x³ + 15x⁴ − 6x⁵, whose value, slope and curvature
-    are zero at x = 1. Energy, forces and their first derivatives are therefore continuous when edges come and go.
+    E = ½ Σ_edges 4ε[(σ/r)¹² − (σ/r)⁶] f(r / r_c) with f(x) = 1 − 10x³ + 15x⁴ − 6x⁵ = (1 − x)³(1 + 3x + 6x²), whose
+    value, slope and curvature are zero at x = 1. Energy, forces and their first derivatives are therefore continuous
+    when edges come and go.
 
     Attributes:
         epsilon: depth ε of the well before it is smoothed, eV.
@@ -57,7 +58,7 @@ class LennardJones(nn.Module):
         sixth = (self.sigma / distances) ** 6
         # Edges beyond this potential's cutoff are possible, in a graph that was made for a longer one.
         x = (distances / self.cutoff).clamp(max=1.0)
-        envelope = 1 - x**3 * (10 - 15 * x + 6 * x**2)
+        envelope = (1 - x) ** 3 * (1 + 3 * x + 6 * x**2)
         per_edge = 2 * self.epsilon * (sixth**2 - sixth) * envelope
         owner = graph.structure_index.index_select(0, graph.edge_index[0])
         return graph.cells.new_zeros(graph.structures).index_add(0, owner, per_edge.double()), None

@@ -40,14 +40,15 @@ class MatRISMoE(nn.Module):
     def __init__(self, config: MatRISMoEConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.atom_embedding = AtomEmbedding(config)
-        self.edge_embedding = EdgeEmbedding(config)
-        self.blocks = nn.ModuleList(InteractionBlock(config) for _ in range(config.blocks))
-        self.readout_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
-        self.energy_hidden = nn.Linear(config.width, config.width, bias=False)
-        self.energy_out = nn.Linear(config.width, 1, bias=False)
-        self.magmom_hidden = nn.Linear(config.width, config.width, bias=False) if config.magnetic_moments else None
-        self.magmom_out = nn.Linear(config.width, 1) if config.magnetic_moments else None
+        with torch.random.fork_rng(devices=_devices_with_random_state()):  # modules draw weights when they are made
+            self.atom_embedding = AtomEmbedding(config)
+            self.edge_embedding = EdgeEmbedding(config)
+            self.blocks = nn.ModuleList(InteractionBlock(config) for _ in range(config.blocks))
+            self.readout_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+            self.energy_hidden = nn.Linear(config.width, config.width, bias=False)
+            self.energy_out = nn.Linear(config.width, 1, bias=False)
+            self.magmom_hidden = nn.Linear(config.width, config.width, bias=False) if config.magnetic_moments else None
+            self.magmom_out = nn.Linear(config.width, 1) if config.magnetic_moments else None
         tasks = len(config.tasks)
         self.register_buffer("references", torch.zeros(tasks, ELEMENTS, dtype=torch.float64))
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
@@ -64,7 +65,7 @@ class MatRISMoE(nn.Module):
 
     def reset_parameters(self, seed: int) -> None:
         """Random weights that depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=_devices_with_random_state()):
             torch.manual_seed(seed)
             self.atom_embedding.reset_parameters()
             self.edge_embedding.reset_parameters()
@@ -159,6 +160,11 @@ class MatRISMoE(nn.Module):
             asked = "several tasks" if task is None else f"no task '{task}'"
             raise ValueError(f"this model has {asked}; choose task= one of {', '.join(tasks)}")
         return tasks.index(task)
+
+
+def _devices_with_random_state() -> list[int]:
+    """The CUDA devices whose random state `torch.manual_seed` would change now; asking must not start CUDA."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
 def count_parameters(config: MatRISMoEConfig) -> Mapping[str, int]:

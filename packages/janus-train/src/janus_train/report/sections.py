@@ -1,0 +1,366 @@
+"""What the report says, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from janus_train.report import markup
+from janus_train.report.markup import Section
+from janus_train.report.periodic_table import ATOMIC_NUMBERS, SYMBOLS, draw_table
+from janus_train.report.plots import (
+    Curve,
+    Style,
+    draw_curves,
+    draw_experts,
+    draw_parity,
+    expert_map_width,
+    histogram_reach,
+    style_of,
+)
+from janus_train.report.quantities import MISSING, as_number, duration, milli, ratio, three_figures, whole
+from janus_train.report.read import ExpertLayer, FloatArray, Run, column
+
+# Expert layers that are shown at once; the others are folded away.
+_LAYERS_SHOWN = 4
+
+# Property, factor and unit of the axes of its parity plot, and unit of its errors.
+_PARITY = (
+    ("energy", 1.0, "eV/atom", "meV/atom"),
+    ("forces", 1.0, "eV/Å", "meV/Å"),
+    ("stress", 1000.0, "meV/Å³", "meV/Å³"),
+)
+_TERMS = ("energy", "forces", "stress", "magmoms")
+_TOTAL = Style("#10151d", ())
+
+
+def state_of(run: Run) -> str:
+    """How far the run got, in a sentence."""
+    lines = [*run.train, *run.val]
+    if not lines:
+        return "Training report. Nothing was logged."
+    step = int(column(lines, "step").max())
+    place = as_number(run.evaluation.get("step"))
+    if np.isnan(place):
+        return f"Training report. The log goes to step {step:,}; the finished model has not been evaluated."
+    return f"Training report. The log goes to step {step:,}; the errors are those of the model of step {place:,.0f}."
+
+
+def summary(run: Run) -> Section:
+    """Headline numbers and the final errors by task."""
+    body = [markup.cards(_headlines(run)), markup.remarks("Not in this report", run.remarks)]
+    warnings = run.data.get("warnings")
+    if isinstance(warnings, list):
+        body.append(markup.remarks("Warnings about the data", [str(warning) for warning in warnings]))
+    if not run.errors:
+        return Section("summary", "Summary", "\n".join([*body, markup.none("No validation has been made yet.")]))
+    source = "of the finished model" if "tasks" in run.evaluation else "of the last validation in the log"
+    magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in run.errors.values())
+    header = [
+        "task", "structures", "atoms", "energy MAE meV/atom", "energy RMSE meV/atom", "force MAE meV/Å",
+        "force RMSE meV/Å", "zero-force MAE meV/Å", "ratio", "stress MAE meV/Å³",
+    ] + ["magmom MAE mμB"] * magmoms  # fmt: skip
+    rows = []
+    for task, errors in run.errors.items():
+        forces, zero = errors.get("forces_mae"), errors.get("forces_mae_zero")
+        row = [task, whole(errors.get("structures")), whole(errors.get("atoms"))]
+        row += [milli(errors.get(name)) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
+        row += [milli(zero), ratio(forces, zero), milli(errors.get("stress_mae"))]
+        rows.append(row + [milli(errors.get("magmoms_mae"))] * magmoms)
+    body += [
+        f"<h3>Validation errors {source}</h3>",
+        markup.table(header, rows),
+        '<p class="soft">The ratio says how many times smaller the force MAE is than that of a model that predicts '
+        "no forces at all: near 1, nothing has been learnt.</p>",
+    ]
+    return Section("summary", "Summary", "\n".join(body))
+
+
+def learning(run: Run) -> Section:
+    """Losses and errors over steps."""
+    if not run.train and not run.val:
+        return Section("learning", "Learning", markup.none("The log holds no step."))
+    lost = int((~np.isfinite(column(run.train, "loss"))).sum())
+    body = [
+        *_loss_plots(run),
+        *_error_plots(run),
+        _rate_plots(run),
+        '<p class="soft">Long curves are drawn in 120 parts: the line is the median of a part, the band goes from its '
+        "lowest to its highest value.</p>",
+        markup.remarks("Attention", [f"{lost} of {len(run.train)} logged steps had no finite loss"] if lost else []),
+    ]
+    return Section("learning", "Learning", "\n".join(body))
+
+
+def _loss_plots(run: Run) -> list[str]:
+    """Losses over steps, and the terms of that of training."""
+    step, val = column(run.train, "step"), column(run.val, "step")
+    terms = [("total", Curve(step, column(run.train, "loss"), _TOTAL))]
+    for place, term in enumerate(_TERMS):
+        values = column(run.train, f"loss_{term}")
+        if np.isfinite(values).any():
+            terms.append((term, Curve(step, values, style_of(place))))
+    total = Curve(val, column(run.val, "loss"), _TOTAL)
+    losses = [
+        markup.plot(
+            "Training loss",
+            "and its terms before they are weighted",
+            draw_curves("training-loss", [curve for _, curve in terms], "step", log=True),
+        ),
+        markup.plot("Validation loss", _best(run), draw_curves("validation-loss", [total], "step", log=True)),
+    ]
+    return [
+        markup.legend([(name, curve.style) for name, curve in terms]),
+        f'<div class="plots two">{"".join(losses)}</div>',
+    ]
+
+
+def _rate_plots(run: Run) -> str:
+    """Learning rate and gradient norm over steps."""
+    step, small = column(run.train, "step"), (5.6, 1.9)
+    rate, norm = (Curve(step, column(run.train, key), _TOTAL) for key in ("lr", "grad_norm"))
+    plots = [
+        markup.plot("Learning rate", "", draw_curves("learning-rate", [rate], "step", size=small)),
+        markup.plot("Gradient norm", "", draw_curves("gradient-norm", [norm], "step", log=True, size=small)),
+    ]
+    return f'<div class="plots two">{"".join(plots)}</div>'
+
+
+def _error_plots(run: Run) -> list[str]:
+    """Validation errors of every task over steps."""
+    tasks = [(task, style_of(place)) for place, task in enumerate(run.tasks)]
+    forces = _validation_curves(run, tasks, "forces_mae", "forces_mae_zero")
+    errors = [
+        markup.plot("Validation force MAE", "meV/Å; dotted: of zero forces", forces),
+        markup.plot("Validation energy MAE", "meV/atom", _validation_curves(run, tasks, "energy_mae")),
+    ]
+    for name, title, unit in (("stress_mae", "stress", "meV/Å³"), ("magmoms_mae", "magnetic moment", "mμB")):
+        drawing = _validation_curves(run, tasks, name)
+        if drawing:
+            errors.append(markup.plot(f"Validation {title} MAE", unit, drawing))
+    return [markup.legend(tasks), f'<div class="plots two">{"".join(errors)}</div>']
+
+
+def parity(run: Run) -> Section:
+    """Predictions beside labels, and the errors as histograms, by task."""
+    body = []
+    for place, task in enumerate(run.tasks):
+        plots = []
+        for label, scale, unit, error_unit in _PARITY:
+            pairs = run.parity.get((label, task))
+            if pairs is not None and len(pairs):
+                drawing = draw_parity(f"parity-{label}-{place}", pairs, scale, unit)
+                plots.append(markup.plot(label.capitalize(), _spread(pairs, error_unit), drawing))
+        if plots:
+            body.append(f'<h3>{escape(task)}</h3><div class="plots three">{"".join(plots)}</div>')
+    if not body:
+        return Section("parity", "Parity", markup.none("There are no predictions beside labels to show."))
+    body.insert(0, '<p class="soft">Bright points lie where many are. Energies are without those of the reference '
+                   "atoms; forces and stress are single components.</p>")  # fmt: skip
+    return Section("parity", "Parity", "\n".join(body))
+
+
+def elements(run: Run) -> Section:
+    """Force errors by element."""
+    if not run.elements:
+        return Section("elements", "Elements", markup.none("There are no errors by element."))
+    values, titles, rows = {}, {}, []
+    for symbol in sorted(run.elements, key=lambda symbol: (ATOMIC_NUMBERS.get(symbol, len(SYMBOLS) + 1), symbol)):
+        error, atoms = as_number(run.elements[symbol].get("forces_mae")), run.elements[symbol].get("atoms")
+        values[symbol] = error
+        titles[symbol] = f"{symbol}: force MAE {milli(error)} meV/Å over {whole(atoms)} atoms"
+        rows.append([symbol, whole(atoms), milli(error)])
+    body = [
+        draw_table(values, titles, milli, "force MAE, meV/Å"),
+        markup.fold("As a table", f"<div>{markup.table(['element', 'atoms', 'force MAE meV/Å'], rows)}</div>"),
+    ]
+    return Section("elements", "Elements", "\n".join(body))
+
+
+def experts(run: Run) -> Section:
+    """What the experts do, layer by layer."""
+    if not run.layers:
+        return Section(
+            "experts", "Experts", markup.none("There is no map of experts: no layer has any, or none was written.")
+        )
+    figures = [
+        markup.plot(layer.name, "", draw_experts(f"experts-{place}", layer), expert_map_width(layer))
+        for place, layer in enumerate(run.layers)
+    ]
+    body = [
+        '<p class="soft">Colours: how much an expert (row) counts for an element (column), from pale for little to '
+        "dark for much; grey is nothing. Bars: the share of the rows that an expert computes; the dashed line is an even "
+        "share.</p>",
+        markup.table(
+            ["layer", "experts", "experts per element", "unused", "busiest / even share", "evenness of load"],
+            [_balance(layer) for layer in run.layers],
+        ),
+        f'<div class="plots flow">{"".join(figures[:_LAYERS_SHOWN])}</div>',
+    ]
+    if len(figures) > _LAYERS_SHOWN:
+        rest = f'<div class="plots flow">{"".join(figures[_LAYERS_SHOWN:])}</div>'
+        body.append(markup.fold(f"{len(figures) - _LAYERS_SHOWN} more layers", rest))
+    return Section("experts", "Experts", "\n".join(body))
+
+
+def speed(run: Run) -> Section:
+    """Throughput, memory and communication over time."""
+    if not run.train:
+        return Section("speed", "Speed", markup.none("The log holds no step of training."))
+    seconds = column(run.train, "seconds")
+    hours = bool(np.isfinite(seconds).any()) and float(np.nanmax(seconds)) > 3 * 3600
+    time, unit = (seconds / 3600, "hours") if hours else (seconds / 60, "minutes")
+    kinds = (
+        ("structures_per_s", "Structures per second"),
+        ("atoms_per_s", "Atoms per second"),
+        ("edges_per_s", "Edges per second"),
+        ("memory_mb", "Memory, highest so far, MB"),
+    )
+    plots = []
+    for place, (key, title) in enumerate(kinds):
+        curve = Curve(time, column(run.train, key), style_of(place))
+        median = "" if key == "memory_mb" else f"median {three_figures(_median(curve.y))}"
+        plots.append(markup.plot(title, median, draw_curves(key.replace("_", "-"), [curve], unit, size=(5.6, 1.9))))
+    sent = _bytes_sent(run)
+    body = [f'<div class="plots two">{"".join(plots)}</div>']
+    if sent:
+        curves = [Curve(time, values / 1e6, style_of(place)) for place, values in enumerate(sent.values())]
+        body += [
+            markup.legend([(kind, style_of(place)) for place, kind in enumerate(sent)]),
+            '<div class="plots two">'
+            + markup.plot("Sent by the first process, MB", "since it was started", draw_curves("sent", curves, unit))
+            + "</div>",
+        ]
+    return Section("speed", "Speed", "\n".join(body))
+
+
+def data(run: Run) -> Section:
+    """Frames, labels and elements by task."""
+    if not run.coverage:
+        return Section("data", "Data", markup.none("There is no account of the data."))
+    labels = [term for term in _TERMS if any(term in row for row in run.coverage.values())]
+    rows = []
+    for task, row in run.coverage.items():
+        symbols = _symbols(row)
+        counts = [whole(row.get(key)) for key in ("train", "val", *labels)]
+        rows.append([task, *counts, f"{len(symbols)}: {' '.join(symbols)}"])
+    header = ["task", "training", "validation", *(f"with {label}" for label in labels), "elements"]
+    body = [markup.table(header, rows, words=(0, len(header) - 1))]
+    if run.data.get("fingerprint"):
+        body.append(f'<p class="soft">Fingerprint of the data: {escape(str(run.data["fingerprint"]))}</p>')
+    return Section("data", "Data", "\n".join(body))
+
+
+def configuration(run: Run) -> Section:
+    """The configuration as it was resolved."""
+    if not run.config.strip():
+        return Section("configuration", "Configuration", markup.none("There is no configuration."))
+    return Section(
+        "configuration", "Configuration", markup.fold("config.yaml", f"<pre>{escape(run.config.rstrip())}</pre>")
+    )
+
+
+def environment(run: Run) -> Section:
+    """Versions and the machine."""
+    if not run.environment:
+        return Section("environment", "Environment", markup.none("The environment was not written down."))
+    rows = [(name, MISSING if value is None else str(value)) for name, value in run.environment.items()]
+    return Section("environment", "Environment", markup.pairs(rows))
+
+
+def _headlines(run: Run) -> list[tuple[str, str, str]]:
+    lines = [*run.train, *run.val]
+    found = []
+    if lines:
+        epoch = as_number(run.train[-1].get("epoch")) if run.train else np.nan
+        step = column(lines, "step").max()
+        found.append(("steps", whole(step), "" if np.isnan(epoch) else f"epoch {epoch:.4g}"))
+        seconds = column(lines, "seconds")
+        found.append(("time", duration(np.nanmax(seconds)) if np.isfinite(seconds).any() else MISSING, "of training"))
+    if _best(run):
+        loss, _, where = _best(run).partition(" ")
+        found.append(("best validation loss", loss, where))
+    if run.train:
+        speeds = [three_figures(_median(column(run.train, f"{things}_per_s"))) for things in ("structures", "atoms")]
+        found.append(("structures per second", speeds[0], f"{speeds[1]} atoms/s"))
+        memory = column(run.train, "memory_mb")
+        if np.isfinite(memory).any():
+            most = float(np.nanmax(memory))
+            found.append(("memory", f"{most / 1024:.1f} GB" if most >= 1024 else f"{most:.0f} MB", "at most"))
+    if run.coverage:
+        symbols = {symbol for row in run.coverage.values() for symbol in _symbols(row)}
+        found.append(("training structures", whole(np.nansum(column(run.coverage.values(), "train"))),
+                      f"{len(run.coverage)} task(s), {len(symbols)} elements"))  # fmt: skip
+    return found
+
+
+def _best(run: Run) -> str:
+    """The lowest validation loss and where, or nothing."""
+    losses = column(run.val, "loss")
+    if not np.isfinite(losses).any():
+        return ""
+    place = int(np.nanargmin(losses))
+    return f"{three_figures(losses[place])} at step {whole(run.val[place]['step'])}"
+
+
+def _validation_curves(run: Run, tasks: Sequence[tuple[str, Style]], name: str, baseline: str | None = None) -> str:
+    step = column(run.val, "step")
+    curves = []
+    for task, style in tasks:
+        trivial = column(run.val, "tasks", task, baseline) * 1000 if baseline else np.empty(0)
+        known = trivial[np.isfinite(trivial)]
+        values = 1000 * column(run.val, "tasks", task, name)
+        curves.append(Curve(step, values, style, float(known[-1]) if len(known) else np.nan))
+    return draw_curves(f"validation-{name.replace('_', '-')}", curves, "step", log=True)
+
+
+def _spread(pairs: FloatArray, unit: str) -> str:
+    errors = 1000 * (pairs[:, 1] - pairs[:, 0])
+    outside = 100 * float((np.abs(errors) > histogram_reach(errors)).mean())
+    parts = [
+        f"{len(pairs):,} points",
+        f"MAE {three_figures(np.abs(errors).mean())}, RMSE {three_figures(np.sqrt((errors**2).mean()))} {unit}",
+    ]
+    return "; ".join(parts + [f"{outside:.1f} % beyond the histogram"] * (outside > 0))
+
+
+def _balance(layer: ExpertLayer) -> list[str]:
+    """Name, number of experts, how many an element uses, how many nobody uses, and how even the load is."""
+    count = len(layer.load)
+    used = float((layer.weights > 0).sum(axis=1).mean())
+    total = float(layer.load.sum())
+    if total <= 0:
+        return [layer.name, str(count), three_figures(used), MISSING, MISSING, MISSING]
+    shares = layer.load[layer.load > 0] / total
+    entropy = float(-(shares * np.log(shares)).sum())
+    evenness = entropy / np.log(count) if count > 1 else 1.0
+    unused = int((layer.load == 0).sum())
+    return [
+        layer.name, str(count), three_figures(used), str(unused), f"{three_figures(shares.max() * count)} ×",
+        f"{100 * evenness:.0f} %",
+    ]  # fmt: skip
+
+
+def _symbols(row: Mapping[str, Any]) -> list[str]:
+    """The elements of a task."""
+    symbols = row.get("elements")
+    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
+
+
+def _median(values: FloatArray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
+
+
+def _bytes_sent(run: Run) -> dict[str, FloatArray]:
+    """Bytes that the first process sent, over the lines of training, by kind; those of nothing are left out."""
+    kinds: dict[str, None] = {}
+    for line in run.train:
+        if isinstance(line.get("bytes_sent"), Mapping):
+            kinds |= dict.fromkeys(line["bytes_sent"])
+    found: dict[str, Any] = {kind: column(run.train, "bytes_sent", kind) for kind in kinds}
+    found["all"] = column(run.train, "bytes_sent")
+    return {kind: values for kind, values in found.items() if np.nansum(values) > 0}

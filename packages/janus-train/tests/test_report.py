@@ -1,0 +1,462 @@
+"""The report of a run: one file, whole whatever is missing, the same for the same run."""
+
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from janus_train.report import build_report
+from janus_train.report.periodic_table import ATOMIC_NUMBERS, SYMBOLS, place_of
+from janus_train.report.plots import parts_of
+from janus_train.report.quantities import as_number, duration, on_axis, ratio, three_figures
+from janus_train.report.read import parse_metrics, read_run
+
+FILES = (
+    "metrics.jsonl", "evaluation.json", "parity.npz", "experts.json", "config.yaml", "environment.json", "data.json",
+)  # fmt: skip
+
+ELEMENTS = {
+    "molecules": "H C N O F P S Cl Br I".split(),
+    "ionic": "Li O F Na Mg Cl K Ca Ti Br Sr Zr Cs Ba La Ce".split(),
+    "metals": "Al Ni Cu Pd Ag Pt Au".split(),
+}
+FORCES = {"molecules": 1.1, "ionic": 0.8, "metals": 0.35}
+
+
+def write_run(directory: Path, steps: int = 1500) -> Path:
+    """A run directory as training leaves it, with made-up numbers of realistic size."""
+    random = np.random.default_rng(7)
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step in range(10, steps + 1, 10):
+        lines.append(train_line(step, steps, random))
+        if step % 100 == 0 or step == steps:
+            tasks = {task: errors_at(task, step, random) for task in ELEMENTS}
+            lines.append({"kind": "val", "step": step, "loss": 0.1 + 9 * math.exp(-step / 350), "best": True,
+                          "tasks": tasks, "seconds": 0.41 * step})  # fmt: skip
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    atoms = {symbol: int(random.integers(40, 9000)) for row in ELEMENTS.values() for symbol in row}
+    by_element = {symbol: {"atoms": n, "forces_mae": float(0.3 * n**-0.25)} for symbol, n in atoms.items()}
+    evaluation = {"split": "val", "step": steps, "tasks": lines[-1]["tasks"], "elements": by_element}
+    (directory / "evaluation.json").write_text(json.dumps(evaluation))
+    arrays: dict[str, np.ndarray] = dict(parity_arrays(random))
+    np.savez_compressed(directory / "parity.npz", **arrays)
+    (directory / "experts.json").write_text(json.dumps({"layers": expert_layers(atoms, random)}))
+    (directory / "config.yaml").write_text("run:\n  max_steps: 1500\n  seed: 0\noptim:\n  lr: 0.003\n")
+    (directory / "environment.json").write_text(json.dumps({"python": "3.11.7", "torch": "2.13.0", "gpu": None}))
+    (directory / "data.json").write_text(json.dumps(coverage()))
+    return directory
+
+
+def train_line(step: int, steps: int, random: np.random.Generator) -> dict:
+    noise = math.exp(0.25 * random.standard_normal())
+    forces, energy = noise * (0.09 + 1.5 * math.exp(-step / 300)), noise * (0.012 + 0.4 * math.exp(-step / 120))
+    stress = noise * (0.002 + 0.03 * math.exp(-step / 250))
+    return {
+        "kind": "train", "step": step, "epoch": step / 120, "loss": 5 * (forces + energy + stress),
+        "loss_energy": energy, "loss_forces": forces, "loss_stress": stress, "loss_magmoms": None,
+        "lr": 0.003 * min(step / 100, 0.5 + 0.5 * math.cos(math.pi * step / steps)) + 3e-5,
+        "grad_norm": 4 * noise**2 * math.exp(-step / 600), "structures_per_s": 38 + 2 * random.standard_normal(),
+        "atoms_per_s": 910 + 40 * random.standard_normal(), "edges_per_s": 41000 + 1500 * random.standard_normal(),
+        "seconds": 0.41 * step, "memory_mb": 900 + 80 * (1 - math.exp(-step / 50)),
+        "bytes_sent": {"halo": 52_000 * step, "gradients": 1_400_000 * step},
+    }  # fmt: skip
+
+
+def errors_at(task: str, step: int, random: np.random.Generator) -> dict:
+    forces = FORCES[task] * (0.08 + 0.8 * math.exp(-step / 280)) * math.exp(0.04 * random.standard_normal())
+    stress = None if task == "molecules" else 0.0007 + 0.01 * math.exp(-step / 300)
+    return {
+        "structures": 55, "atoms": 1234, "energy_mae": forces / 9, "energy_rmse": forces / 6, "forces_mae": forces,
+        "forces_rmse": 1.6 * forces, "forces_mae_zero": FORCES[task], "stress_mae": stress,
+        "stress_rmse": stress and 2 * stress, "magmoms_mae": None,
+    }  # fmt: skip
+
+
+def parity_arrays(random: np.random.Generator):
+    for task, size in FORCES.items():
+        for label, count, spread in (("energy", 55, 2.5), ("forces", 3702, size), ("stress", 495, 0.03)):
+            if (label, task) != ("stress", "molecules"):
+                labels = spread * random.standard_t(4, count)
+                errors = 0.06 * spread * random.standard_t(3, count)
+                yield f"{label}/{task}", np.stack([labels, labels + errors], axis=1)
+
+
+def expert_layers(atoms: dict[str, int], random: np.random.Generator) -> list[dict]:
+    symbols = sorted(atoms, key=ATOMIC_NUMBERS.__getitem__)
+    layers = []
+    for block in range(3):
+        for part in ("messages", "update"):
+            scores = random.gumbel(size=(len(symbols), 8)) * 1.5
+            scores[:, 5] = -9
+            kept = scores >= np.sort(scores, axis=1)[:, -2:-1]
+            weights = np.where(kept, np.exp(scores), 0)
+            load = kept.T @ np.array([atoms[symbol] for symbol in symbols])
+            layers.append({"name": f"block {block} {part}", "symbols": symbols,
+                           "weights": (weights / weights.sum(1, keepdims=True)).tolist(),
+                           "load": load.tolist()})  # fmt: skip
+    return layers
+
+
+def coverage() -> dict:
+    rows = {
+        task: {"train": 450, "val": 55, "energy": 450, "forces": 449, "stress": 0 if task == "molecules" else 440,
+               "magmoms": 0, "elements": symbols}
+        for task, symbols in ELEMENTS.items()
+    }  # fmt: skip
+    return {"tasks": rows, "fingerprint": "cbd4df447b6be89b", "warnings": []}
+
+
+class Page(HTMLParser):
+    """What a browser sees: tags with their attributes, and the text between them."""
+
+    VOID = ("meta", "link", "br", "img", "hr", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def attributes(self, name: str) -> list[str]:
+        return [value for _, attrs in self.tags if (value := attrs.get(name)) is not None]
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "nano-001")
+
+
+@pytest.fixture(scope="module")
+def report(run_directory: Path) -> str:
+    return build_report(run_directory).read_text(encoding="utf-8")
+
+
+def test_report_stands_in_the_run_directory_and_leaves_nothing_else_there(run_directory, report):
+    assert {path.name for path in run_directory.iterdir()} == {*FILES, "report.html"}
+
+
+def test_report_refers_to_nothing_outside_itself(report):
+    page = Page(report)
+    for name in ("src", "href", "xlink:href", "data", "srcset", "poster", "action"):
+        assert all(value.startswith(("#", "data:")) for value in page.attributes(name))
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
+    assert not re.search(r"@import|url\((?!['\"]?(#|data:))", report)
+    assert "http://" not in report
+    assert "https://" not in report
+
+
+def test_tags_are_closed_in_order(report):
+    assert Page(report).open == []
+
+
+def test_names_inside_the_page_are_unique_and_every_reference_has_its_target(report):
+    page = Page(report)
+    names = page.attributes("id")
+    assert len(names) == len(set(names))
+    links = [value[1:] for name in ("href", "xlink:href") for value in page.attributes(name) if value[0] == "#"]
+    assert set(links) | set(re.findall(r"url\(#([^)]+)\)", report)) <= set(names)
+
+
+def test_report_is_small(report):
+    assert len(report.encode()) < 1_200_000
+
+
+def test_every_task_and_every_element_with_errors_is_in_the_report(report):
+    text = " ".join(Page(report).text)
+    for task, symbols in ELEMENTS.items():
+        assert task in text
+        for symbol in symbols:
+            assert re.search(rf"{symbol}: force MAE [\d.]+ meV/Å over [\d,]+ atoms", text)
+
+
+def test_final_errors_are_shown_in_thousandths(run_directory, report):
+    evaluation = json.loads((run_directory / "evaluation.json").read_text())
+    for errors in evaluation["tasks"].values():
+        shown = [f">{three_figures(1000 * errors[name])}<" for name in ("energy_mae", "forces_mae", "forces_mae_zero")]
+        assert all(number in report for number in shown)
+        assert f">{three_figures(errors['forces_mae_zero'] / errors['forces_mae'])} ×<" in report
+
+
+def test_a_plot_is_drawn_for_each_parity_array_and_each_expert_layer(run_directory, report):
+    with np.load(run_directory / "parity.npz") as arrays:
+        assert len(re.findall(r'aria-label="parity-', report)) == len(arrays.files)
+    layers = json.loads((run_directory / "experts.json").read_text())["layers"]
+    assert len(re.findall(r'aria-label="experts-', report)) == len(layers)
+    assert all(layer["name"] in report for layer in layers)
+
+
+def test_the_same_run_gives_the_same_bytes_in_another_process_and_under_other_settings(tmp_path, run_directory, report):
+    copy = tmp_path / "elsewhere" / run_directory.name
+    shutil.copytree(run_directory, copy)
+    # To look the backend up is to choose one, which imports pyplot.
+    program = (
+        "import sys, pathlib, matplotlib\n"
+        "matplotlib.rcParams['font.size'] = 31\n"
+        "settings = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != 'backend'}\n"
+        "before = settings()\n"
+        "from janus_train.report import build_report\n"
+        "build_report(pathlib.Path(sys.argv[1]))\n"
+        "assert settings() == before\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(copy)], check=True)
+    assert (copy / "report.html").read_text(encoding="utf-8") == report
+
+
+def test_importing_the_report_imports_no_matplotlib_and_no_torch():
+    program = "import sys, janus_train.report; sys.exit(bool({'matplotlib', 'torch', 'ase'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_an_empty_directory_gives_a_report_that_names_every_missing_file(tmp_path):
+    page = Page(build_report(tmp_path).read_text())
+    text = " ".join(page.text)
+    assert all(f"{name} is not there" in text for name in FILES)
+    assert page.open == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b'{"tasks": 3, "elements": [], "layers": {}}'])
+@pytest.mark.parametrize("name", FILES)
+def test_a_spoilt_file_costs_only_what_it_holds(tmp_path, run_directory, name, content):
+    for other in FILES:
+        if other not in (name, "parity.npz", "experts.json"):
+            shutil.copy(run_directory / other, tmp_path)
+    lines = (run_directory / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:12]))
+    (tmp_path / name).write_bytes(content)
+    text = " ".join(Page(build_report(tmp_path).read_text()).text)
+    kept = {
+        "metrics.jsonl": "Gradient norm", "evaluation.json": "H: force MAE", "config.yaml": "max_steps",
+        "environment.json": "2.13.0", "data.json": "cbd4df447b6be89b",
+    }  # fmt: skip
+    assert all(word in text for other, word in kept.items() if other != name)
+
+
+@pytest.mark.parametrize("name", ["parity.npz", "experts.json"])
+def test_a_file_cut_in_the_middle_is_named(tmp_path, run_directory, name):
+    content = (run_directory / name).read_bytes()
+    for length in range(1, len(content) - 1, len(content) // 9):
+        (tmp_path / name).write_bytes(content[:length])
+        assert any(remark.startswith(f"{name} could not be read") for remark in read_run(tmp_path).remarks)
+
+
+@given(st.data())
+def test_a_log_cut_anywhere_keeps_all_whole_lines(data):
+    random = np.random.default_rng(0)
+    count = data.draw(st.integers(0, 5))
+    whole = "".join(json.dumps(train_line(10 * (i + 1), 100, random)) + "\n" for i in range(count))
+    cut = data.draw(st.integers(0, len(whole)))
+    train, val, unreadable = parse_metrics(whole[:cut])
+    complete = whole[:cut].count("\n")
+    # A cut between the last character of a line and its end leaves the line whole.
+    assert [line["step"] for line in train][:complete] == [10 * (i + 1) for i in range(complete)]
+    assert len(train) <= complete + 1
+    assert (val, unreadable) == ([], 0)
+
+
+def test_lines_that_are_no_steps_are_counted_and_left_out(tmp_path):
+    good = '{"kind": "train", "step": 1, "loss": 0.5}\n'
+    (tmp_path / "metrics.jsonl").write_text(good + '7\n{"kind": "odd"}\n{"kind": "val", "step": null}\n{]\n' + good)
+    run = read_run(tmp_path)
+    assert len(run.train) == 2
+    assert "metrics.jsonl: 4 line(s) could not be read and are left out" in run.remarks
+
+
+def test_a_run_without_evaluation_shows_the_last_validation(tmp_path, run_directory):
+    shutil.copy(run_directory / "metrics.jsonl", tmp_path)
+    page = build_report(tmp_path).read_text()
+    last = read_run(tmp_path).val[-1]["tasks"]
+    assert "Validation errors of the last validation in the log" in page
+    assert all(f">{three_figures(1000 * errors['forces_mae'])}<" in page for errors in last.values())
+
+
+def test_numbers_that_are_none_or_not_finite_are_left_out_and_said(tmp_path):
+    lines = [
+        {"kind": "train", "step": 1, "loss": None, "lr": "high", "seconds": None},
+        {"kind": "train", "step": 2, "loss": math.nan, "grad_norm": math.inf, "edges_per_s": 10**400},
+        {"kind": "val", "step": 2, "loss": None, "tasks": {"a": {"forces_mae": math.nan}, "b": None}},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = build_report(tmp_path).read_text()
+    assert "2 of 2 logged steps had no finite loss" in page
+    assert "nan" not in " ".join(Page(page).text).lower().split()
+
+
+NASTY = ["<b>bold</b>", "a&b", '"><script>alert(1)</script>', "$\\frac{$", "_hidden", "\ud800", "", "日本語"]
+
+
+def test_names_of_tasks_layers_and_symbols_cannot_become_markup(tmp_path):
+    directory = tmp_path / "<i>run</i>"
+    errors = errors_at("ionic", 100, np.random.default_rng(0))
+    tasks = dict.fromkeys(NASTY, errors)
+    write_run(directory, steps=20)
+    (directory / "evaluation.json").write_text(
+        json.dumps({"step": 20, "tasks": tasks, "elements": {name: {"atoms": 1, "forces_mae": 0.1} for name in NASTY}})
+    )
+    pairs = np.array([[0.0, 0.1], [1.0, 0.8]])
+    np.savez(directory / "parity.npz", **{f"energy/{name}": pairs for name in NASTY[:2]})
+    layer = {"symbols": NASTY[:2], "weights": [[0.5, 0.5], [1, 0]], "load": [3, 0]}
+    (directory / "experts.json").write_text(json.dumps({"layers": [layer | {"name": name} for name in NASTY]}))
+    (directory / "data.json").write_text(
+        json.dumps({"tasks": {name: {"train": 1, "elements": NASTY} for name in NASTY}, "fingerprint": "<b>",
+                    "warnings": NASTY})
+    )  # fmt: skip
+    (directory / "environment.json").write_text(json.dumps(dict.fromkeys(NASTY, "<b>")))
+    (directory / "config.yaml").write_text("</pre><b>\n")
+    content = build_report(directory).read_text(encoding="utf-8")
+    page = Page(content)
+    assert page.open == []
+    assert {tag for tag, _ in page.tags}.isdisjoint({"b", "i", "script"})
+    assert all(html.escape(name) in content for name in NASTY if name != "\ud800")
+
+
+@pytest.mark.parametrize("steps", [0, 10, 30])
+def test_a_run_of_hardly_any_steps_has_a_report(tmp_path, steps):
+    directory = tmp_path / "short"
+    write_run(directory, steps=100)
+    lines = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (directory / "metrics.jsonl").write_text("".join(lines[: steps // 10]))
+    page = Page(build_report(directory).read_text())
+    assert page.open == []
+    drawn = set(page.attributes("aria-label"))
+    assert ("training-loss" in drawn) == (steps > 0)
+
+
+def test_expert_layers_that_do_not_fit_together_are_named_and_left_out(tmp_path):
+    layers = [
+        {"name": "good", "symbols": ["H"], "weights": [[0.25, 0.75]], "load": [0, 0]},
+        {"name": "short", "symbols": ["H", "C"], "weights": [[0.25, 0.75]], "load": [1, 2]},
+        {"name": "ragged", "symbols": ["H", "C"], "weights": [[0.25, 0.75], [1]], "load": [1, 2]},
+        {"name": "bare"},
+        None,
+    ]
+    (tmp_path / "experts.json").write_text(json.dumps({"layers": layers}))
+    run = read_run(tmp_path)
+    assert [layer.name for layer in run.layers] == ["good"]
+    assert sum(remark.startswith("experts.json: layer") for remark in run.remarks) == 4
+    assert "good" in build_report(tmp_path).read_text()
+
+
+def test_there_is_no_report_of_a_directory_that_is_not_there(tmp_path):
+    with pytest.raises(NotADirectoryError, match="no run directory"):
+        build_report(tmp_path / "nowhere")
+
+
+def test_every_element_has_a_place_of_its_own_in_the_group_of_its_kind():
+    assert len(SYMBOLS) == 118
+    assert len({place_of(z) for z in range(1, 119)}) == 118
+    groups = {
+        0: "H Li Na K Rb Cs Fr", 1: "Be Mg Ca Sr Ba Ra", 2: "Sc Y Lu Lr", 3: "Ti Zr Hf Rf", 10: "Cu Ag Au Rg",
+        12: "B Al Ga In Tl Nh", 13: "C Si Ge Sn Pb Fl", 16: "F Cl Br I At Ts", 17: "He Ne Ar Kr Xe Rn Og",
+    }  # fmt: skip
+    for group, symbols in groups.items():
+        places = [place_of(ATOMIC_NUMBERS[symbol]) for symbol in symbols.split()]
+        assert {column for _, column in places} == {group}
+        assert [row for row, _ in places] == sorted({row for row, _ in places})
+    assert place_of(ATOMIC_NUMBERS["La"]) == (7, 2)
+    assert place_of(ATOMIC_NUMBERS["No"]) == (8, 15)
+    for z in (0, 119):
+        with pytest.raises(ValueError, match="not between"):
+            place_of(z)
+
+
+def test_symbols_are_those_that_ase_knows():
+    from ase.data import chemical_symbols
+
+    assert list(SYMBOLS) == chemical_symbols[1:]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.one_of(st.floats(-9, 9), st.just(math.nan))), max_size=40),
+    st.integers(1, 12),
+)
+def test_parts_of_a_curve_bound_every_finite_point(points, most):
+    x, y = np.array([*points, (0.0, math.nan)]).T
+    parts = parts_of(x, y, most)
+    finite = y[np.isfinite(y)]
+    assert parts.shape == (4, min(most, len(finite)))
+    assert (parts[1] <= parts[2]).all()
+    assert (parts[2] <= parts[3]).all()
+    if len(finite):
+        assert parts[1].min() == finite.min()
+        assert parts[3].max() == finite.max()
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_a_number_is_written_to_three_figures_or_not_at_all(value):
+    text = three_figures(value)
+    if not math.isfinite(value):
+        assert text == "–"
+        return
+    plain = text.replace(",", "").replace("−", "-")
+    if "10" in plain and any(digit in plain for digit in "⁰¹²³⁴⁵⁶⁷⁸⁹"):
+        mantissa, power = ("1", plain[2:]) if "×" not in plain else plain.split("×10")
+        plain = f"{mantissa}e{power.translate(str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789'))}"
+    assert float(plain) == pytest.approx(value, rel=5.1e-3, abs=5e-324)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.05, "0.05"), (-2.5, "−2.5"), (200, "200"), (20000, "20k"), (3e-5, "3×10⁻⁵"), (1e-4, "10⁻⁴"),
+     (4.1e7, "41M"), (1e16, "10¹⁶")],
+)  # fmt: skip
+def test_ticks_are_written_for_people(value, text):
+    assert on_axis(value) == text
+
+
+def test_times_and_ratios_are_written_for_people():
+    assert [duration(s) for s in (0.5, 14, 200, 7500, None)] == ["0.5 s", "14 s", "3 min 20 s", "2 h 5 min", "–"]
+    assert [ratio(0.1, 0.73), ratio(0, 1), ratio(None, 1)] == ["7.30 ×", "–", "–"]
+    assert [math.isnan(as_number(x)) for x in (True, "1", 10**400, math.inf, 3)] == [True, True, True, True, False]
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_a_browser_lays_the_report_out_without_overflow(tmp_path, run_directory, report):
+    assert CHROMIUM is not None
+    # The page forbids scripts; its copy that measures itself does not.
+    measure = (
+        "<script>addEventListener('load', () => { document.title = 'width ' + document.documentElement.scrollWidth"
+        " + ' of ' + document.documentElement.clientWidth })</script></body>"
+    )
+    copy = tmp_path / "measured.html"
+    copy.write_text(re.sub(r"<meta http-equiv[^>]*>", "", report).replace("</body>", measure), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as profile:
+        done = subprocess.run(
+            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+             f"--user-data-dir={profile}", "--window-size=900,1200", "--dump-dom", copy.as_uri()],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+    found = re.search(r"<title>width (\d+) of (\d+)</title>", done.stdout)
+    assert found is not None
+    assert int(found[1]) <= int(found[2])

@@ -1,0 +1,177 @@
+"""The parts fit together without the trainer's loop, and the trainer works with other people's parts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+from janus_comm import Chain, SingleRank, all_reduce, make_exchange
+from janus_comm.testing import run_rank_threads
+from janus_graph import AtomGraph, NearTables, build_graph
+from janus_graph.ase import structure_from_ase
+from janus_graph.lennard_jones import LennardJones
+from matris_model import MatRISMoE
+
+PARTS = 3
+
+
+def model_and_graph() -> tuple[MatRISMoE, AtomGraph]:
+    """A stirred model and a rattled crystal of two elements."""
+    model = MatRISMoE.from_preset(
+        "nano", blocks=2, width=16, edge_width=8, heads=2, experts=4, expert_hidden=8, cutoff=4.0, near_cutoff=3.3
+    ).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    atoms = bulk("NaCl", "rocksalt", a=5.2, cubic=True).repeat((2, 1, 1))
+    atoms.rattle(0.1, seed=0)
+    return model, build_graph([structure_from_ase(atoms)], 4.0, 3.3)
+
+
+def part_of(graph: AtomGraph, owner: torch.Tensor, part: int) -> tuple[AtomGraph, torch.Tensor, list[torch.Tensor]]:
+    """One part of a graph: owned atoms and the edges centred on them; which rows it needs from each part; by hand."""
+    owned = torch.nonzero(owner == part).flatten()
+    mine = torch.nonzero(owner[graph.edge_index[0]] == part).flatten()
+    neighbours = graph.edge_index[1, mine]
+    ghosts = [torch.unique(neighbours[(owner[neighbours] == other) & (other != part)]) for other in range(PARTS)]
+    rows = torch.cat([owned, *ghosts])
+    place = torch.full((graph.atoms,), -1).index_copy(0, rows, torch.arange(len(rows)))
+    position_in_mine = torch.full((graph.edges + 1,), len(mine)).index_copy(0, mine, torch.arange(len(mine)))
+    numbers = graph.atomic_numbers[owned]
+    elements, atom_counts = torch.unique(numbers, return_counts=True)
+    centre_numbers = graph.atomic_numbers[graph.edge_index[0, mine]]
+    near = graph.near
+    kept = torch.nonzero(position_in_mine[near.edges] < len(mine)).flatten()
+    tables, slots, start = [], torch.zeros(len(kept), dtype=torch.int64), 0
+    new_row = torch.full((len(near.edges) + 1,), len(kept)).index_copy(0, kept, torch.arange(len(kept)))
+    for table in near.tables:
+        rows_here = new_row[table[(new_row[table] < len(kept)).any(dim=1)]]
+        flat = rows_here.flatten()
+        slots[flat[flat < len(kept)]] = start + torch.nonzero(flat < len(kept)).flatten()
+        tables.append(rows_here)
+        start += rows_here.numel()
+    part_graph = graph.replace(
+        positions=graph.positions[owned],
+        atomic_numbers=numbers,
+        structure_index=graph.structure_index[owned],
+        input_index=torch.arange(len(owned)),
+        edge_index=torch.stack([place[graph.edge_index[0, mine]], place[neighbours]]),
+        edge_shifts=graph.edge_shifts[mine],
+        elements=tuple(elements.tolist()),
+        atoms_per_element=tuple(atom_counts.tolist()),
+        edges_per_element=tuple(int((centre_numbers == z).sum()) for z in elements),
+        near=NearTables(position_in_mine[near.edges[kept]], tuple(tables), slots, near.pairs),
+    )
+    return part_graph, owned, ghosts
+
+
+def test_a_structure_cut_over_ranks_gives_the_numbers_of_one():
+    model, graph = model_and_graph()
+    weights = torch.randn(graph.atoms, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    whole = model(graph, ("energy", "forces", "stress"))
+    ((whole.forces * weights).sum() + whole.stress.square().sum() + whole.energy.sum()).backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    owner = torch.from_numpy(np.random.default_rng(0).integers(0, PARTS, graph.atoms))
+    parts = [part_of(graph, owner, part) for part in range(PARTS)]
+
+    def on_rank(communicator):
+        replica, _ = model_and_graph()
+        part, owned, ghosts = parts[communicator.rank]
+        chain = Chain(part.positions.requires_grad_())
+        exchange = make_exchange(communicator, chain)
+        place = torch.full((graph.atoms,), -1).index_copy(0, owned, torch.arange(len(owned)))
+        sends = torch.cat([place[parts[other][2][communicator.rank]] for other in range(PARTS)])
+        send_counts = [len(parts[other][2][communicator.rank]) for other in range(PARTS)]
+        receive_counts = [len(rows) for rows in ghosts]
+
+        def halo(rows):
+            return torch.cat([rows, exchange(rows.index_select(0, sends), send_counts, receive_counts)])
+
+        found = replica(part, ("energy", "forces", "stress"), halo=halo)
+        stress = all_reduce(found.stress, communicator, chain)
+        share = (found.forces * weights[owned]).sum() + found.energy.sum() + stress.square().sum() / PARTS
+        share.backward()
+        return owned, found.forces.detach(), found.energy.detach(), {
+            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in replica.named_parameters()
+        }  # fmt: skip
+
+    results = run_rank_threads(PARTS, on_rank)
+    forces = torch.zeros_like(whole.forces)
+    for owned, own_forces, _, _ in results:
+        forces[owned] = own_forces
+    torch.testing.assert_close(forces, whole.forces.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(sum(energy for _, _, energy, _ in results), whole.energy.detach(), rtol=1e-10, atol=0)
+    for name, gradient in expected.items():
+        total = sum(gradients[name] for *_, gradients in results)
+        wanted = torch.zeros_like(total) if gradient is None else gradient
+        torch.testing.assert_close(total, wanted, rtol=1e-9, atol=1e-10 * (1 + float(wanted.abs().max())))
+
+
+def test_the_trainer_trains_any_potential(data_file: Path, tmp_path: Path):
+    from janus_train import Recipe, load_config, train
+
+    def save(model, path, about):
+        torch.save(model.state_dict(), path / "lennard_jones.pt")
+
+    def load(path):
+        model = LennardJones(0.1, 2.0, 5.0)
+        model.load_state_dict(torch.load(path / "lennard_jones.pt", weights_only=True))
+        return model
+
+    def recipe(config, data, statistics, seed):
+        model = LennardJones(0.1, 2.0, 5.0)
+        return Recipe(model, model.cutoff, model.near_cutoff, save, load)
+
+    config = load_config(None, [
+        f"data.train={data_file}", f"run.dir={tmp_path / 'run'}", "run.max_steps=120", "run.val_every=40",
+        "run.dtype=float64", "optim.lr=0.05", "optim.warmup_steps=1", "data.batch_edges=3000",
+    ])  # fmt: skip
+    directory = train(config, recipe)
+    # The labels come from this very form of potential with ε = 0.3 eV and σ = 2.3 Å, up to how it ends at the cutoff.
+    trained = load(directory)
+    assert trained.sigma.item() == pytest.approx(2.3, rel=0.03)
+    assert trained.epsilon.item() == pytest.approx(0.3, rel=0.15)
+
+
+def test_gradients_can_be_computed_without_the_loop(data_file: Path):
+    from janus_train import Config, compute_gradients
+    from janus_train.data.batch import FrameSource, label_counts
+    from janus_train.data.read import read_frames
+
+    frames = read_frames(data_file, Config().data.keys)
+    model = LennardJones(0.1, 2.0, 5.0)
+    source = FrameSource(frames, model.cutoff, model.near_cutoff)
+    result = compute_gradients(
+        model, model, source.batch(range(4)), label_counts(frames[:4]), {"energy": 1.0, "forces": 2.0}, SingleRank()
+    )
+    assert result.loss == pytest.approx(result.terms["energy"] + 2 * result.terms["forces"])
+    step = 1e-5
+    losses = []
+    for sign in (1, -1):
+        moved = LennardJones(0.1, 2.0 + sign * step, 5.0)
+        losses.append(
+            compute_gradients(
+                moved,
+                moved,
+                source.batch(range(4)),
+                label_counts(frames[:4]),
+                {"energy": 1.0, "forces": 2.0},
+                SingleRank(),
+            ).loss
+        )
+    assert model.sigma.grad.item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5)
+
+
+def test_importing_the_trainer_imports_nothing_heavy_beside_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, janus_train; print(' '.join(sys.modules))"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert "janus_train" in loaded
+    assert not loaded & {"ase", "matplotlib", "pydantic", "typer", "rich", "matris_model", "scipy"}
