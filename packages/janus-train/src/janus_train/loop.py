@@ -186,7 +186,8 @@ def _checkpoint(training: Training) -> None:
 
 def _train_line(training: Training, result: StepResult, lr: float, window: _Window, elapsed: float) -> dict[str, Any]:
     progress = training.state.progress
-    tallies = training.accounting.tallies.items()
+    accounting = training.accounting
+    kinds = dict.fromkeys(kind for kind, _ in accounting.tallies)
     return {
         "kind": "train",
         "step": progress.step,
@@ -201,7 +202,7 @@ def _train_line(training: Training, result: StepResult, lr: float, window: _Wind
         "edges_per_s": round(window.edges / elapsed),
         "seconds": round(progress.seconds, 3),
         "memory_mb": round(_memory_mb(training.device)),
-        "bytes_sent": {kind: tally.bytes_sent for (kind, _), tally in tallies if tally.bytes_sent},
+        "bytes_sent": {kind: count for kind in kinds if (count := accounting.total(kind).bytes_sent)},
     }
 
 

@@ -28,9 +28,9 @@ h2 { margin: 0 0 10px; font-size: 20px; font-weight: 650; }
 h3 { margin: 22px 0 6px; font-size: 15px; font-weight: 650; overflow-wrap: anywhere; }
 p { margin: 6px 0; max-width: 78ch; }
 .soft, figcaption span { color: var(--soft); font-weight: 400; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1px; margin: 18px 0;
+.cards { display: flex; flex-wrap: wrap; gap: 1px; margin: 18px 0;
   background: var(--line); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
-.cards div { background: #fff; padding: 12px 16px; }
+.cards div { flex: 1 1 155px; background: #fff; padding: 12px 16px; }
 .cards dt { color: var(--soft); font-size: 13px; }
 .cards dd { margin: 0; font-size: 21px; font-weight: 600; line-height: 1.3; }
 .cards small { display: block; color: var(--soft); font-size: 13px; font-weight: 400; }
@@ -39,7 +39,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { padding: 6px 0 6px 16px; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; font-size: 13px; line-height: 1.3; vertical-align: bottom;
-  white-space: normal; }
+  white-space: pre; }
 th:first-child, td:first-child { padding-left: 0; }
 th.word, td.word { text-align: left; white-space: normal; overflow-wrap: break-word; max-width: 40ch; }
 td.word:last-child { max-width: 60ch; }
@@ -70,11 +70,11 @@ pre { font: 13px/1.45 ui-monospace, "SFMono-Regular", Menlo, Consolas, "DejaVu S
   white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { color: var(--soft); font-size: 13px; border-top: 1px solid var(--line); margin-top: 36px;
   padding: 14px 0 40px; }
-@media (max-width: 760px) { .two, .three { grid-template-columns: minmax(0, 1fr); } }
+@media screen and (max-width: 760px) { .two, .three { grid-template-columns: minmax(0, 1fr); } }
 @media print {
   @page { margin: 14mm; }
   body { font-size: 10.5pt; } nav { display: none; } header { padding-top: 0; } main, header > div { padding: 0; }
-  section { padding-top: 14px; } h2, h3 { break-after: avoid; } tr, .cards, .missing { break-inside: avoid; }
+  section { padding-top: 14px; } h2, h3, .legend { break-after: avoid; } tr, .cards, .missing { break-inside: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

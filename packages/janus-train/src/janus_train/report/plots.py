@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from janus_train.report.periodic_table import ATOMIC_NUMBERS
-from janus_train.report.quantities import on_axis
+from janus_train.report.quantities import LARGEST, on_axis
 from janus_train.report.read import ExpertLayer, FloatArray
 
 # Okabe and Ito's colours, which colour-blind people tell apart, without the yellow that is lost on white.
@@ -78,10 +78,13 @@ def draw_curves(
     A line is the median of each part of a curve, the band around it goes from the lowest to the highest. On a
     logarithmic axis numbers that are not positive are left out.
     """
-    drawn = [(curve, parts_of(curve.x, np.where((curve.y > 0) | (not log), curve.y, np.nan))) for curve in curves]
+    lowest = 1 / LARGEST if log else -math.inf
+    drawn = [(curve, parts_of(curve.x, np.where(curve.y >= lowest, curve.y, np.nan))) for curve in curves]
     drawn = [(curve, parts) for curve, parts in drawn if parts.size]
     if not drawn:
         return ""
+    from matplotlib.ticker import MaxNLocator
+
     with _figure(name, size) as (figure, finish):
         axes = figure.add_axes((0.09, 0.4 / size[1], 0.89, 1 - 0.5 / size[1]))
         for curve, (x, low, middle, high) in drawn:
@@ -94,6 +97,7 @@ def draw_curves(
                 axes.axhline(curve.baseline, color=colour, linewidth=0.9, linestyle=(0, (1, 2)))
         _set_limits(axes, drawn, log)
         axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(9, steps=_STEPS, integer=x_label == "step", min_n_ticks=1))
         axes.xaxis.set_major_formatter(on_axis)
         return finish()
 
@@ -146,6 +150,8 @@ def draw_experts(name: str, layer: ExpertLayer) -> str:
 
     What counts for nothing is grey. The name must differ from plot to plot.
     """
+    from matplotlib.ticker import MaxNLocator
+
     elements, experts = layer.weights.shape
     width, height = _map_size(layer)
     left, top, bottom = 0.45, 0.08, 0.5
@@ -166,18 +172,20 @@ def draw_experts(name: str, layer: ExpertLayer) -> str:
         symbols = [symbol if symbol in ATOMIC_NUMBERS else "?" for symbol in layer.symbols]
         crowded = width / elements < 0.15
         # In a crowd every other symbol stands a line lower.
-        axes.set_xticks(range(elements), ["\n" * (crowded and i % 2) + text for i, text in enumerate(symbols)])
+        axes.set_xticks(range(0, elements, 1 + crowded), symbols[:: 1 + crowded])
+        if crowded:
+            axes.set_xticks(range(1, elements, 2), symbols[1::2], minor=True)
+            axes.tick_params(which="minor", length=0, labelsize=6.5, pad=10)
         stride = max(1, math.ceil(0.13 * experts / height))
         axes.set_yticks(range(0, experts, stride))
-        axes.set_xticks(np.arange(0.5, elements - 1), minor=True)
-        axes.set_yticks(np.arange(0.5, experts - 1), minor=True)
+        axes.plot(*_lines_between(elements, experts), color="white", linewidth=0.6)
+        axes.set(xlim=(-0.5, elements - 0.5), ylim=(experts - 0.5, -0.5))
         axes.grid(visible=False)
-        axes.grid(which="minor", color="white", linewidth=0.6)
-        axes.tick_params(which="both", length=0, labelsize=6.5)
-        axes.set_axisbelow(False)
+        axes.tick_params(length=0, labelsize=6.5)
         axes.spines[:].set_visible(False)
         axes.set_ylabel("expert", fontsize=7)
-        figure.colorbar(image, cax=scale, format=on_axis).outline.set_visible(False)
+        figure.colorbar(image, cax=scale, format=on_axis, ticks=MaxNLocator(4)).outline.set_visible(False)
+        scale.grid(visible=False)
         scale.tick_params(labelsize=6.5, length=0)
         scale.set_xlabel("weight", fontsize=7)
         _draw_load(load, layer)
@@ -195,6 +203,13 @@ def _map_size(layer: ExpertLayer) -> tuple[float, float]:
     elements, experts = layer.weights.shape
     across, up = (0.17 if elements <= 45 else 0.125), (0.17 if experts <= 32 else 0.1)
     return max(across * elements, 1.2), max(up * experts, 0.7)
+
+
+def _lines_between(columns: int, rows: int) -> tuple[FloatArray, FloatArray]:
+    """The lines between the cells of a map as one curve with gaps, which is drawn as one path."""
+    x = [(place - 0.5, place - 0.5, math.nan) for place in range(1, columns)] + [(-0.5, columns, math.nan)] * (rows - 1)
+    y = [(-0.5, rows, math.nan)] * (columns - 1) + [(place - 0.5, place - 0.5, math.nan) for place in range(1, rows)]
+    return np.array(x, dtype=np.float64).ravel(), np.array(y, dtype=np.float64).ravel()
 
 
 def _draw_load(axes: Any, layer: ExpertLayer) -> None:
@@ -254,6 +269,7 @@ def _figure(name: str, size: tuple[float, float]) -> Iterator[tuple[Any, Callabl
         matplotlib.rcParams.update(
             {
                 "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 8,
+                "font.sans-serif": ["DejaVu Sans"],
                 "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8a94a3",
                 "axes.linewidth": 0.6, "axes.labelcolor": ink, "axes.grid": True, "axes.axisbelow": True,
                 "grid.color": pale, "grid.linewidth": 0.6, "xtick.color": "#8a94a3", "ytick.color": "#8a94a3",
@@ -266,7 +282,7 @@ def _figure(name: str, size: tuple[float, float]) -> Iterator[tuple[Any, Callabl
         def finish() -> str:
             text = StringIO()
             nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            figure.savefig(text, format="svg", dpi=170, metadata=nothing)
+            figure.savefig(text, format="svg", dpi=110, metadata=nothing)
             return _inline(text.getvalue(), name)
 
         yield figure, finish
@@ -276,7 +292,11 @@ def _inline(svg: str, name: str) -> str:
     """What of an SVG file belongs inside a page: no prologue, no names of groups, no size but its proportions."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<g/>|<g id=\"[^\"]*\"/>| transform=\"rotate\(-0 [^\"]*\"|font-family: [^;\"]*; ", "", svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    # A hundredth of a point is finer than any screen.
+    svg = re.sub(r' (d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
     head, body = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None

@@ -8,19 +8,22 @@ from typing import Any
 MISSING = "–"
 """What stands where there is no number."""
 
+LARGEST = 1e30
+"""Numbers beyond this are left out: they come from a run that has failed, and axes cannot hold them."""
+
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def as_number(value: Any) -> float:
-    """The value as a float; NaN if it is no finite number."""
+    """The value as a float; NaN if it is none, not finite, or too large to mean anything."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:
         number = float(value)
     except OverflowError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if abs(number) <= LARGEST else math.nan
 
 
 def three_figures(value: Any, scale: float = 1.0) -> str:
@@ -35,7 +38,7 @@ def three_figures(value: Any, scale: float = 1.0) -> str:
         return f"{number:.1f}"
     if size >= 0.9995:
         return f"{number:.2f}"
-    return f"{number:.3g}" if size >= 1e-3 or size == 0 else _scientific(number)
+    return f"{number:#.3g}" if size >= 1e-3 else _scientific(number) if size else "0"
 
 
 def milli(value: Any) -> str:
@@ -64,13 +67,15 @@ def duration(seconds: Any) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{three_figures(number) if number < 10 else rest} s"
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{rest} s" if number >= 9.95 else f"{number:.1f} s"
 
 
 def on_axis(value: float, *_: object) -> str:
     """The number beside a tick of an axis, as 0.05, 200, 20k or 3×10⁻⁵."""
     size = abs(value)
-    if size < 1e-15:
+    if size == 0:
         return "0"
     if size < 0.999e-4 or size >= 1e15:
         return _scientific(value)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from janus_train.report.quantities import as_number
+from janus_train.report.quantities import LARGEST, as_number
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -187,14 +187,15 @@ def _read_parity(directory: Path, remarks: list[str]) -> dict[tuple[str, str], F
         return {}
     found = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a file that it opened itself open where it cannot read it.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for name in arrays.files:
                 label, _, task = name.partition("/")
                 pairs = np.asarray(arrays[name], dtype=np.float64)
                 if pairs.ndim != 2 or pairs.shape[1] != 2:
                     remarks.append(f"parity.npz: {name} has shape {pairs.shape}, not [n, 2]; it is left out")
                     continue
-                found[label, task] = pairs[np.isfinite(pairs).all(axis=1)]
+                found[label, task] = pairs[(np.abs(pairs) <= LARGEST).all(axis=1)]
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
         remarks.append(f"parity.npz could not be read to its end: it should hold {_HOLDS['parity.npz']}")
     return found

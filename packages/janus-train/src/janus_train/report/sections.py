@@ -34,6 +34,8 @@ _PARITY = (
     ("stress", 1000.0, "meV/Å³", "meV/Å³"),
 )
 _TERMS = ("energy", "forces", "stress", "magmoms")
+# Time is counted in the longest of these of which a run took three.
+_CLOCK = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 _TOTAL = Style("#10151d", ())
 
 
@@ -57,12 +59,16 @@ def summary(run: Run) -> Section:
         body.append(markup.remarks("Warnings about the data", [str(warning) for warning in warnings]))
     if not run.errors:
         return Section("summary", "Summary", "\n".join([*body, markup.none("No validation has been made yet.")]))
-    source = "of the finished model" if "tasks" in run.evaluation else "of the last validation in the log"
+    source = (
+        "Validation errors of the finished model"
+        if "tasks" in run.evaluation
+        else "Errors of the last validation logged"
+    )
     magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in run.errors.values())
     header = [
-        "task", "structures", "atoms", "energy MAE meV/atom", "energy RMSE meV/atom", "force MAE meV/Å",
-        "force RMSE meV/Å", "zero-force MAE meV/Å", "ratio", "stress MAE meV/Å³",
-    ] + ["magmom MAE mμB"] * magmoms  # fmt: skip
+        "task", "structures", "atoms", "energy\nMAE\nmeV/atom", "energy\nRMSE\nmeV/atom", "force\nMAE\nmeV/Å",
+        "force\nRMSE\nmeV/Å", "zero-force\nMAE\nmeV/Å", "ratio", "stress\nMAE\nmeV/Å³",
+    ] + ["magmom\nMAE\nmμB"] * magmoms  # fmt: skip
     rows = []
     for task, errors in run.errors.items():
         forces, zero = errors.get("forces_mae"), errors.get("forces_mae_zero")
@@ -71,7 +77,7 @@ def summary(run: Run) -> Section:
         row += [milli(zero), ratio(forces, zero), milli(errors.get("stress_mae"))]
         rows.append(row + [milli(errors.get("magmoms_mae"))] * magmoms)
     body += [
-        f"<h3>Validation errors {source}</h3>",
+        f"<h3>{source}</h3>",
         markup.table(header, rows),
         '<p class="soft">The ratio says how many times smaller the force MAE is than that of a model that predicts '
         "no forces at all: near 1, nothing has been learnt.</p>",
@@ -88,8 +94,8 @@ def learning(run: Run) -> Section:
         *_loss_plots(run),
         *_error_plots(run),
         _rate_plots(run),
-        '<p class="soft">Long curves are drawn in 120 parts: the line is the median of a part, the band goes from its '
-        "lowest to its highest value.</p>",
+        '<p class="soft">Long curves are drawn in at most 120 parts: the line is the median of a part, the band goes '
+        "from its lowest to its highest value.</p>",
         markup.remarks("Attention", [f"{lost} of {len(run.train)} logged steps had no finite loss"] if lost else []),
     ]
     return Section("learning", "Learning", "\n".join(body))
@@ -191,9 +197,8 @@ def experts(run: Run) -> Section:
         for place, layer in enumerate(run.layers)
     ]
     body = [
-        '<p class="soft">Colours: how much an expert (row) counts for an element (column), from pale for little to '
-        "dark for much; grey is nothing. Bars: the share of the rows that an expert computes; the dashed line is an even "
-        "share.</p>",
+        '<p class="soft">Colours: how much an expert (row) counts for an element (column), pale for little, dark for '
+        "much, grey for nothing. Bars: the share of the rows that an expert computes; dashed: an even share.</p>",
         markup.table(
             ["layer", "experts", "experts per element", "unused", "busiest / even share", "evenness of load"],
             [_balance(layer) for layer in run.layers],
@@ -211,8 +216,9 @@ def speed(run: Run) -> Section:
     if not run.train:
         return Section("speed", "Speed", markup.none("The log holds no step of training."))
     seconds = column(run.train, "seconds")
-    hours = bool(np.isfinite(seconds).any()) and float(np.nanmax(seconds)) > 3 * 3600
-    time, unit = (seconds / 3600, "hours") if hours else (seconds / 60, "minutes")
+    longest = float(np.nanmax(seconds)) if np.isfinite(seconds).any() else 0.0
+    unit, length = next((unit, length) for unit, length in _CLOCK if longest >= 3 * length or length == 1)
+    time = seconds / length
     kinds = (
         ("structures_per_s", "Structures per second"),
         ("atoms_per_s", "Atoms per second"),
@@ -247,7 +253,7 @@ def data(run: Run) -> Section:
         symbols = _symbols(row)
         counts = [whole(row.get(key)) for key in ("train", "val", *labels)]
         rows.append([task, *counts, f"{len(symbols)}: {' '.join(symbols)}"])
-    header = ["task", "training", "validation", *(f"with {label}" for label in labels), "elements"]
+    header = ["task", "training", "validation", *(f"with\n{label}" for label in labels), "elements"]
     body = [markup.table(header, rows, words=(0, len(header) - 1))]
     if run.data.get("fingerprint"):
         body.append(f'<p class="soft">Fingerprint of the data: {escape(str(run.data["fingerprint"]))}</p>')
@@ -292,8 +298,9 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
             found.append(("memory", f"{most / 1024:.1f} GB" if most >= 1024 else f"{most:.0f} MB", "at most"))
     if run.coverage:
         symbols = {symbol for row in run.coverage.values() for symbol in _symbols(row)}
-        found.append(("training structures", whole(np.nansum(column(run.coverage.values(), "train"))),
-                      f"{len(run.coverage)} task(s), {len(symbols)} elements"))  # fmt: skip
+        tasks = f"{len(run.coverage)} task{'s' * (len(run.coverage) != 1)}"
+        structures = whole(np.nansum(column(run.coverage.values(), "train")))
+        found.append(("training structures", structures, f"{tasks}, {len(symbols)} elements"))
     return found
 
 
@@ -319,10 +326,11 @@ def _validation_curves(run: Run, tasks: Sequence[tuple[str, Style]], name: str, 
 
 def _spread(pairs: FloatArray, unit: str) -> str:
     errors = 1000 * (pairs[:, 1] - pairs[:, 0])
+    unbroken = unit.replace("/", "/\u2060")
     outside = 100 * float((np.abs(errors) > histogram_reach(errors)).mean())
     parts = [
         f"{len(pairs):,} points",
-        f"MAE {three_figures(np.abs(errors).mean())}, RMSE {three_figures(np.sqrt((errors**2).mean()))} {unit}",
+        f"MAE {three_figures(np.abs(errors).mean())}, RMSE {three_figures(np.sqrt((errors**2).mean()))} {unbroken}",
     ]
     return "; ".join(parts + [f"{outside:.1f} % beyond the histogram"] * (outside > 0))
 
