@@ -1,159 +1,130 @@
-"""Ionic crystals: rock salt, fluorite, antifluorite, rutile, perovskite and spinel, pure and with mixed cations."""
+"""Ionic crystals with a rigid-ion model: point charges (Ewald summation) and exponential repulsion.
+
+Energies, forces and stress are analytic: P. P. Ewald, Ann. Phys. 369, 253 (1921); Born-Mayer repulsion with radii in
+the exponent after Gilbert, J. Chem. Phys. 49, 2640 (1968). Charges are 0.7 of the formal ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from ase import Atoms
-from ase.build import make_supercell
+from ase.neighborlist import neighbor_list
 from ase.spacegroup import crystal
-from drafts import Group, displaced, round_structure, strained, with_state
-from numpy.random import Generator
-from rigid_ions import rigid_ion_energy
+from frames import Frame, Labels, labelled
+from scipy.optimize import minimize_scalar
+from scipy.special import erfc
 
-TASK = "ionic"
+COULOMB = 14.399645  # e²/(4πε₀), eV Å
+CHARGE_FRACTION = 0.7
+FORMAL_CHARGES = {"Li": 1, "Na": 1, "K": 1, "Mg": 2, "Ca": 2, "Sr": 2, "Ba": 2, "Al": 3, "Ti": 4,
+                  "O": -2, "F": -1, "Cl": -1, "Br": -1}  # fmt: skip
+# Crystal radii of Shannon, Acta Cryst. A32, 751 (1976), six-fold coordination, Å.
+RADII = {"Li": 0.90, "Na": 1.16, "K": 1.52, "Mg": 0.86, "Ca": 1.14, "Sr": 1.32, "Ba": 1.49, "Al": 0.675, "Ti": 0.745,
+         "O": 1.26, "F": 1.19, "Cl": 1.67, "Br": 1.82}  # fmt: skip
+REPULSION = 0.25  # eV where two ions touch
+STEEPNESS = 0.33  # Å
+ALPHA = 0.45  # Ewald splitting, 1/Å
+REAL_CUTOFF = 12.0  # Å; erfc(0.45 · 12) = 2e-14
+RECIPROCAL_CUTOFF = 5.4  # 1/Å; exp(-5.4² / 4 · 0.45²) = 2e-16
 
-# Share of the formal charge that an ion of a compound with this anion carries: energies then have the size of cohesive energies.
-IONICITY = {"O": 0.55, "F": 0.9, "Cl": 0.9}
-VALENCE = {"O": -2, "F": -1, "Cl": -1}
-# Å, after R. D. Shannon, Acta Cryst. A 32, 751 (1976), six neighbours; by element and formal charge.
-RADII = {
-    ("Li", 1): 0.76, ("Na", 1): 1.02, ("K", 1): 1.38, ("Mg", 2): 0.72, ("Ca", 2): 1.00, ("Sr", 2): 1.18, ("Ba", 2): 1.35,
-    ("Zn", 2): 0.74, ("V", 2): 0.79, ("Mn", 2): 0.83, ("Fe", 2): 0.78, ("Co", 2): 0.745, ("Al", 3): 0.535, ("V", 3): 0.64,
-    ("Cr", 3): 0.615, ("Fe", 3): 0.645, ("Co", 3): 0.545, ("Ti", 4): 0.605, ("V", 4): 0.58, ("Cr", 4): 0.55, ("Mn", 4): 0.53,
-    ("Zr", 4): 0.72, ("Sn", 4): 0.69, ("Ce", 4): 0.87, ("O", -2): 1.40, ("F", -1): 1.33, ("Cl", -1): 1.81,
-}  # fmt: skip
-
-# Cations and anion of each compound, by prototype.
-COMPOUNDS = {
-    "rocksalt": "Mg-O Ca-O Sr-O Ba-O V-O Mn-O Fe-O Co-O Li-F Na-F K-F Li-Cl Na-Cl K-Cl",
-    "fluorite": "Ca-F Sr-F Ba-F Zr-O Ce-O",
-    "antifluorite": "Li-O Na-O K-O",
-    "rutile": "Ti-O V-O Cr-O Mn-O Sn-O Mg-F Zn-F Mn-F Fe-F Co-F",
-    "perovskite": "Ca-Ti-O Sr-Ti-O Ba-Ti-O Sr-Zr-O Ba-Zr-O Ca-Sn-O Ba-Sn-O Na-Mg-F K-Mg-F K-Zn-F K-Mn-F",
-    "spinel": "Mg-Al-O Zn-Al-O Fe-Al-O Mg-Cr-O Zn-Cr-O Mg-Fe-O Zn-Fe-O Mg-V-O Co-Co-O",
-}
-FORMAL = {  # of the cations, with an oxide or with a halide
-    "rocksalt": {"O": (2,), "F": (1,), "Cl": (1,)},
-    "fluorite": {"O": (4,), "F": (2,)},
-    "antifluorite": {"O": (1,)},
-    "rutile": {"O": (4,), "F": (2,)},
-    "perovskite": {"O": (2, 4), "F": (1, 2)},
-    "spinel": {"O": (2, 3)},
-}
-SUPERCELLS = {  # repetitions of the cell that `_prototype` makes
-    "rocksalt": [(1, 1, 1), (1, 1, 2)],
-    "fluorite": [(1, 1, 1)],
-    "antifluorite": [(1, 1, 1)],
-    "rutile": [(1, 1, 1), (1, 1, 2), (1, 2, 1)],
-    "perovskite": [(1, 1, 2), (1, 2, 1), (1, 2, 2)],
-    "spinel": [(1, 1, 1)],
-}
-DRAWS = 4
+ROCKSALT = ("LiF", "LiCl", "NaF", "NaCl", "KF", "KCl", "KBr", "NaBr", "MgO", "CaO", "SrO", "BaO")
+FLUORITE = ("CaF2", "SrF2", "BaF2")
+RUTILE = ("TiO2", "MgF2")
+PEROVSKITE = ("SrTiO3", "CaTiO3", "BaTiO3", "KMgF3", "NaMgF3")
+SPINEL = ("MgAl2O4",)
+FRAMES_EACH = {"rocksalt": 16, "fluorite": 20, "rutile": 22, "perovskite": 18, "spinel": 24}
 
 
-def groups() -> list[Group]:
-    """Four draws of every compound; in the last one some cations are replaced by others of the same charge."""
-    return [
-        Group(
-            f"{prototype}/{compound}/{draw}",
-            lambda rng, prototype=prototype, compound=compound, mixed=draw == DRAWS - 1: _crystal(
-                prototype, compound.split("-"), mixed, rng
-            ),
-            _frame,
-        )
-        for prototype, compounds in COMPOUNDS.items()
-        for compound in compounds.split()
-        for draw in range(DRAWS)
-    ]
+def label(atoms: Atoms) -> Labels:
+    """Energy, forces and stress of a periodic, neutral crystal of known ions."""
+    charges = CHARGE_FRACTION * np.array([FORMAL_CHARGES[symbol] for symbol in atoms.get_chemical_symbols()])
+    real_energy, real_forces, real_virial = _real_space(atoms, charges)
+    energy, forces, virial = _reciprocal_space(atoms, charges)
+    own = -COULOMB * ALPHA / np.sqrt(np.pi) * np.sum(charges**2)
+    volume = atoms.get_volume()
+    return real_energy + energy + own, real_forces + forces, (real_virial + virial) / volume
 
 
-def _crystal(prototype: str, names: Sequence[str], mixed: bool, rng: Generator) -> Atoms:
-    *cations, anion = names
-    formal = [*FORMAL[prototype][anion], VALENCE[anion]]
-    # Fictitious species mark the sites, so that one element can sit on two of them with two charges.
-    sites = _prototype(prototype)
-    choices = SUPERCELLS[prototype]
-    sites = sites.repeat(choices[rng.integers(len(choices))])
-    ions = [(names[site], formal[site]) for site in sites.get_tags()]
-    if mixed:
-        ions = [_substituted(ion, prototype, cations, anion, rng) for ion in ions]
-    atoms = Atoms([element for element, _ in ions], positions=sites.positions, cell=sites.cell, pbc=True)
-    atoms.set_array("ion_charges", np.array([IONICITY[anion] * charge for _, charge in ions]))
-    atoms.set_array("ion_radii", np.array([RADII[ion] for ion in ions]))
-    bare = with_state(_relaxed_volume(atoms))
-    for name in ("ion_charges", "ion_radii"):
-        bare.set_array(name, atoms.arrays[name])
-    return displaced(strained(bare, rng, (-7.0, 9.0), 0.015), rng, 0.03)
+def _real_space(atoms: Atoms, charges: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    i, j, r, vector = neighbor_list("ijdD", atoms, REAL_CUTOFF)
+    radii = np.array([RADII[symbol] for symbol in atoms.get_chemical_symbols()])
+    product = COULOMB * charges[i] * charges[j]
+    screened = product * erfc(ALPHA * r) / r
+    gauss = product * 2 * ALPHA / np.sqrt(np.pi) * np.exp(-((ALPHA * r) ** 2))
+    repulsion = REPULSION * np.exp((radii[i] + radii[j] - r) / STEEPNESS)
+    slope = -(screened + gauss) / r - repulsion / STEEPNESS
+    # Each pair is listed twice, so halves; the force on i is −∂E/∂x_i, and r grows when j moves along +vector.
+    pull = (slope / r)[:, None] * vector
+    forces = np.zeros((len(atoms), 3))
+    np.add.at(forces, i, pull)
+    return 0.5 * float(np.sum(screened + repulsion)), forces, 0.5 * np.einsum("ka,kb->ab", pull, vector)
 
 
-def _substituted(
-    ion: tuple[str, int], prototype: str, cations: Sequence[str], anion: str, rng: Generator
-) -> tuple[str, int]:
-    """The ion or, half of the time, another cation of its charge that also forms this prototype with this anion."""
-    _, charge = ion
-    if charge < 0 or rng.random() < 0.5:
-        return ion
-    compounds = (compound.split("-") for compound in COMPOUNDS[prototype].split())
-    others = {
-        element
-        for *elements, other_anion in compounds
-        if other_anion == anion
-        for element, other_charge in zip(elements, FORMAL[prototype][anion], strict=True)
-        if other_charge == charge and abs(RADII[element, charge] - RADII[ion]) < 0.25
-    }
-    return (sorted(others)[rng.integers(len(others))], charge)
+def _reciprocal_space(atoms: Atoms, charges: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    reciprocal = 2 * np.pi * np.linalg.inv(atoms.cell.array).T
+    # |k| of index n along a row is at least n times the distance between lattice planes of the direct cell's dual.
+    limits = np.ceil(RECIPROCAL_CUTOFF * np.linalg.norm(atoms.cell.array, axis=1) / (2 * np.pi)).astype(int)
+    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij"), axis=-1).reshape(-1, 3)
+    k = grid[np.any(grid != 0, axis=1)] @ reciprocal
+    k = k[np.linalg.norm(k, axis=1) < RECIPROCAL_CUTOFF]
+    square = np.sum(k**2, axis=1)
+    phase = np.exp(1j * k @ atoms.positions.T)
+    structure_factor = phase @ charges
+    weight = 2 * np.pi * COULOMB / atoms.get_volume() * np.exp(-square / (4 * ALPHA**2)) / square
+    terms = weight * np.abs(structure_factor) ** 2
+    slope = 2 * weight[:, None] * np.imag(np.conj(structure_factor)[:, None] * phase)
+    forces = charges[:, None] * np.einsum("kn,ka->na", slope, k)
+    stretch = 2 * terms * (1 / square + 1 / (4 * ALPHA**2))
+    virial = np.einsum("k,ka,kb->ab", stretch, k, k) - np.eye(3) * terms.sum()
+    return float(terms.sum()), forces, virial
 
 
-def _relaxed_volume(atoms: Atoms) -> Atoms:
-    """The structure scaled to vanishing pressure: Newton's method on dE/d ln(length), slope by differences."""
-    log_length = 0.0
-    for _ in range(30):
-        slope = _length_derivative(atoms, log_length)
-        curvature = (_length_derivative(atoms, log_length + 1e-4) - slope) / 1e-4
-        step = -slope / curvature if curvature > 0 else -np.sign(slope) * 0.05
-        log_length += float(np.clip(step, -0.05, 0.05))
-        if abs(step) < 1e-6:
-            return _scaled(atoms, log_length)
-    raise RuntimeError(f"{atoms.get_chemical_formula()}: no volume of vanishing pressure found")
+def _prototype(kind: str, formula: str) -> Atoms:
+    """The ideal crystal at a guessed size; ions are named in the order of the formula."""
+    symbols = list(dict.fromkeys(Atoms(formula).get_chemical_symbols()))
+    if kind == "rocksalt":
+        return crystal(symbols, [(0, 0, 0), (0.5, 0.5, 0.5)], spacegroup=225, cellpar=[5.0] * 3 + [90] * 3)
+    if kind == "fluorite":
+        return crystal(symbols, [(0, 0, 0), (0.25, 0.25, 0.25)], spacegroup=225, cellpar=[5.5] * 3 + [90] * 3)
+    if kind == "rutile":
+        return crystal(symbols, [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.6, 4.6, 2.96] + [90] * 3)
+    if kind == "perovskite":
+        sites = [(0.5, 0.5, 0.5), (0, 0, 0), (0.5, 0, 0)]
+        return crystal(symbols, sites, spacegroup=221, cellpar=[4.0] * 3 + [90] * 3)
+    sites = [(0.125, 0.125, 0.125), (0.5, 0.5, 0.5), (0.262, 0.262, 0.262)]
+    return crystal(symbols, sites, spacegroup=227, setting=2, cellpar=[8.1] * 3 + [90] * 3, primitive_cell=True)
 
 
-def _length_derivative(atoms: Atoms, log_length: float) -> float:
-    scaled = _scaled(atoms, log_length)
-    stress = rigid_ion_energy(scaled, atoms.arrays["ion_charges"], atoms.arrays["ion_radii"])[2]
-    return float(np.trace(stress)) * scaled.get_volume()
+def _at_equilibrium(atoms: Atoms) -> Atoms:
+    """The crystal scaled to the volume of lowest energy in this model."""
+
+    def scaled(factor: float) -> Atoms:
+        copy = atoms.copy()
+        copy.set_cell(atoms.cell * factor, scale_atoms=True)
+        return copy
+
+    best = minimize_scalar(lambda factor: label(scaled(factor))[0], bounds=(0.75, 1.35), method="bounded")
+    return scaled(float(best.x))
 
 
-def _scaled(atoms: Atoms, log_length: float) -> Atoms:
-    scaled = atoms.copy()
-    scaled.set_cell(atoms.cell.array * np.exp(log_length), scale_atoms=True)
-    return scaled
-
-
-def _prototype(name: str) -> Atoms:
-    """The cell of a prototype; tags number its sites in the order of the compound's name."""
-    symbols: Sequence[str]
-    if name == "rocksalt":
-        symbols, basis, group, cell = ("Na", "Cl"), [(0, 0, 0), (0.5, 0.5, 0.5)], 225, [5.0] * 3
-    elif name == "fluorite":
-        symbols, basis, group, cell = ("Ca", "F"), [(0, 0, 0), (0.25, 0.25, 0.25)], 225, [5.4] * 3
-    elif name == "antifluorite":
-        symbols, basis, group, cell = ("Li", "O"), [(0.25, 0.25, 0.25), (0, 0, 0)], 225, [5.0] * 3
-    elif name == "rutile":
-        symbols, basis, group, cell = ("Ti", "O"), [(0, 0, 0), (0.305, 0.305, 0)], 136, [4.6, 4.6, 3.0]
-    elif name == "perovskite":
-        symbols, basis, group, cell = ("Ca", "Ti", "O"), [(0.5, 0.5, 0.5), (0, 0, 0), (0.5, 0, 0)], 221, [3.9] * 3
-    else:
-        symbols, basis = ("Mg", "Al", "O"), [(0.125, 0.125, 0.125), (0.5, 0.5, 0.5), (0.2625, 0.2625, 0.2625)]
-        group, cell = 227, [8.1] * 3
-    setting = 2 if name == "spinel" else 1
-    atoms = crystal(symbols, basis, spacegroup=group, setting=setting, cellpar=[*cell, 90, 90, 90])
-    atoms.set_tags([symbols.index(symbol) for symbol in atoms.get_chemical_symbols()])
-    if name == "spinel":
-        atoms = make_supercell(atoms, 0.5 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
-    return round_structure(atoms)
-
-
-def _frame(base: Atoms, rng: Generator) -> Atoms:
-    return displaced(base, rng, rng.uniform(0.02, 0.08))
+def frames(seed: np.random.SeedSequence) -> Iterator[Frame]:
+    """Strained and rattled crystals of every prototype, some of them doubled along one axis."""
+    kinds = {"rocksalt": ROCKSALT, "fluorite": FLUORITE, "rutile": RUTILE, "perovskite": PEROVSKITE, "spinel": SPINEL}
+    compounds = [(kind, formula) for kind, formulas in kinds.items() for formula in formulas]
+    for (kind, formula), child in zip(compounds, seed.spawn(len(compounds)), strict=True):
+        ideal = _at_equilibrium(_prototype(kind, formula))
+        for number, own in enumerate(child.spawn(FRAMES_EACH[kind])):
+            rng = np.random.default_rng(own)
+            atoms = ideal.copy()
+            if kind in ("rutile", "perovskite") and number % 3 == 0:
+                repeats = [1, 1, 1]
+                repeats[int(rng.integers(3))] = 2
+                atoms = atoms.repeat(repeats)
+            strain = rng.normal(0, 0.02, (3, 3)) + np.eye(3) * rng.uniform(-0.04, 0.05)
+            atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+            atoms.positions += rng.normal(0, rng.uniform(0.02, 0.14), atoms.positions.shape)
+            frame = labelled(atoms, label, "ionic", f"{kind}-{formula}-{number}")
+            if frame is not None:
+                yield frame

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from graph_strategies import cutoffs, seeds, structures
 from janus_graph import Structure, neighbor_list
+from janus_graph.neighbors import complete_cell
 from janus_graph.testing import NEIGHBOR_LIST_LAWS, brute_force_neighbor_list
 
 NOWHERE, EVERYWHERE = [False] * 3, [True] * 3
@@ -73,6 +74,30 @@ def test_a_neighbour_at_the_cutoff_is_excluded_and_one_just_below_included(edge)
     dimer = Structure([1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, edge]], np.zeros((3, 3)), NOWHERE)
     assert len(neighbor_list(dimer, edge)) == 0
     assert len(neighbor_list(dimer, np.nextafter(edge, np.inf))) == 2
+
+
+@given(lattice_constant=st.floats(2.0, 4.0), seed=seeds)
+def test_rounding_does_not_decide_about_a_shell_of_neighbours_at_the_cutoff(lattice_constant, seed):
+    # Turned and moved, the equal distances of a symmetric crystal differ in their last bits.
+    rng = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    cell = lattice_constant * rotation
+    face_centres = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    places = face_centres + rng.uniform(size=3) + rng.integers(-3, 4, size=(4, 3))
+    crystal = Structure(np.full(4, 29), places @ cell, cell, EVERYWHERE)
+    longer = neighbor_list(crystal, 1.3 * lattice_constant)
+    for distance in np.unique(longer.distance):
+        for limit in (distance, np.nextafter(distance, np.inf)):
+            assert len(neighbor_list(crystal, limit)) == (longer.distance < limit).sum()
+
+
+@given(structures())
+def test_the_completed_cell_keeps_what_repeats_and_adds_unit_vectors_at_right_angles(structure):
+    cell, periodic = complete_cell(structure), structure.periodic
+    np.testing.assert_array_equal(cell[periodic], structure.cell[periodic])
+    added = cell[~periodic]
+    np.testing.assert_allclose(added @ added.T, np.eye(len(added)), atol=1e-14)
+    np.testing.assert_allclose(added @ cell[periodic].T, 0, atol=1e-13)
 
 
 @pytest.mark.parametrize("cutoff", [0.9, 1.1, 3.3, 6.1])

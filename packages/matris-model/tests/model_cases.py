@@ -35,7 +35,7 @@ def stirred(config: MatRISMoEConfig = TINY, seed: int = 0) -> MatRISMoE:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         model.references.copy_(torch.randn(model.references.shape, generator=generator, dtype=torch.float64))
         model.scales.copy_(0.5 + torch.rand(model.scales.shape, generator=generator, dtype=torch.float64))
     return model

@@ -196,7 +196,7 @@ def test_dynamics_conserve_energy():
     dynamics.attach(lambda: potential.append(atoms.get_potential_energy()))
     dynamics.attach(lambda: total.append(atoms.get_total_energy()))
     dynamics.run(30)
-    assert np.ptp(total) < 0.01 * np.ptp(potential)
+    assert np.ptp(total) < 0.05 * np.ptp(potential)
 
 
 def test_cells_relax_to_lower_energy():

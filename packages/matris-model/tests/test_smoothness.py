@@ -78,3 +78,19 @@ def test_energy_and_forces_are_smooth_where_a_bond_angle_is_flat(straight, other
         # What a smooth curve with derivatives of order ten leaves over is step² of it.
         assert energy < 1e-8 + 100 * step**2
         assert forces < 1e-7 + 100 * step**2
+
+
+def test_edge_features_fade_at_the_cutoff_after_every_block():
+    after = []
+
+    def record(block, atoms, edges, geometry):
+        after.append(block(atoms, edges, geometry))
+        return after[-1]
+
+    graph = build_graph([crossing(TINY.cutoff, COMPANY["alone"])(-1e-5)], TINY.cutoff, TINY.near_cutoff)
+    stirred().energies(graph, run_block=record)
+    assert len(after) == TINY.blocks
+    for atoms, edges in after:
+        assert edges.shape == (2, TINY.edge_width)
+        assert float(edges.detach().abs().max()) < 1e-12
+        assert float(atoms.detach().abs().max()) > 1e-3

@@ -12,7 +12,8 @@ from torch import Tensor
 def envelope(distances: Float[Tensor, "*shape"], cutoff: float) -> Float[Tensor, "*shape"]:
     """1 at zero distance; its value, slope and curvature are zero at the cutoff and beyond: 1 − 10u³ + 15u⁴ − 6u⁵."""
     u = (distances / cutoff).clamp(max=1.0)
-    return 1 - u**3 * (10 - u * (15 - 6 * u))
+    # In this form rounding leaves no negative weights and no noise near the cutoff.
+    return (1 - u) ** 3 * (1 + u * (3 + 6 * u))
 
 
 def radial_basis(distances: Float[Tensor, "edges"], cutoff: float, functions: int) -> Float[Tensor, "edges functions"]:

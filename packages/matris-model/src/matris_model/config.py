@@ -100,7 +100,11 @@ class MatRISMoEConfig:
 # message update once per edge, some sixty times as often. S, M and L meet the total and active parameter counts of
 # arXiv 2604.15821 within 3 % that way.
 PRESETS: Mapping[str, MatRISMoEConfig] = {
-    "nano": MatRISMoEConfig(),
+    # Shorter cutoffs than the others: half the edges, so that a first training ends while one watches.
+    "nano": MatRISMoEConfig(
+        blocks=2, width=64, edge_width=32, heads=4, experts=24, top_k=2, expert_hidden=32, message_hidden=64,
+        feature_hidden=384, structure_width=32, cutoff=5.0, near_cutoff=4.0,
+    ),
     "micro": MatRISMoEConfig(
         blocks=4, width=128, edge_width=64, heads=8, experts=32, top_k=4, expert_hidden=48, message_hidden=128,
         feature_hidden=512, structure_width=64,

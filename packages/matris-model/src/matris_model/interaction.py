@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from janus_moe import MoELayer, SwiGLU, SwiGLUExperts
 from matris_model.attention import AtomAttention, ThreeBodyAttention
 from matris_model.config import MatRISMoEConfig
+from matris_model.embedding import RADIAL_GAIN
 from matris_model.geometry import Geometry
 
 NORM_EPS = 1e-5
@@ -50,6 +51,7 @@ class InteractionBlock(nn.Module):
             elif isinstance(module, (SwiGLU, SwiGLUExperts, ThreeBodyAttention)):
                 module.reset_parameters()
         with torch.no_grad():
+            self.attention.radial.weight *= RADIAL_GAIN
             for output in (
                 self.three_body.out.weight,
                 self.attention.out.weight,

@@ -103,12 +103,13 @@ def edges_are_sorted(
 def edges_are_shorter_than_the_cutoff(
     function: NeighborListFunction, structure: Structure, cutoff: float, rng: np.random.Generator
 ) -> None:
-    """A list for a cutoff at which there is a neighbour holds exactly what is strictly shorter in a longer list."""
+    """A list that ends at a neighbour, or one bit above, holds exactly what is strictly shorter in a longer list."""
     longer = edge_lengths(function(structure, cutoff))
-    shorter_cutoff = _at_a_neighbour(longer, cutoff, rng)
-    expected = {edge for edge, length in longer.items() if length < shorter_cutoff}
-    wrong = sorted(edge_lengths(function(structure, shorter_cutoff)).keys() ^ expected)
-    _require(not wrong, "edges are strictly shorter than the cutoff", structure, shorter_cutoff, wrong)
+    at = _at_a_neighbour(longer, cutoff, rng)
+    for limit in (at, min(float(np.nextafter(at, np.inf)), cutoff)):
+        expected = {edge for edge, length in longer.items() if length < limit}
+        wrong = sorted(edge_lengths(function(structure, limit)).keys() ^ expected)
+        _require(not wrong, "edges are strictly shorter than the cutoff", structure, limit, wrong)
 
 
 def edges_have_a_reverse(
