@@ -82,7 +82,7 @@ def test_resume_refuses_data_that_have_changed(data_file: Path, tmp_path: Path, 
     own.write_text(data_file.read_text())
     settings = [f"data.train={own}", *TINY, "run.max_steps=4", "run.stop_at_step=2", f"run.dir={tmp_path / 'run'}"]
     assert command("train", *settings)[0] == 0
-    own.write_text(data_file.read_text().replace("energy=", "energy=1", 1))
+    own.write_text(data_file.read_text().replace(" 0.", " 0.5", 1))
     code, _, err = command("resume", tmp_path / "run")
     assert code == 2
     assert "the data have changed" in err

@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 # Sums in another order have other last bits.
@@ -29,7 +29,7 @@ from frames import Frame, Labeller, write_frames
 SEED = 20261124
 SHIPPED = Path(__file__).parents[2] / "packages/janus-train/src/janus_train/data/bundled.extxyz.gz"
 HELD_OUT = 0.1  # of a task's frames go to val, and as many to test
-RARE = 8  # groups with an element that fewer groups have are for training
+RARE = 8  # families with an element that fewer families have are for training
 TASKS = {
     "molecules": molecules.frames,
     "ionic": ionic.frames,
@@ -48,26 +48,35 @@ def make() -> list[tuple[Frame, str]]:
 
 
 def _split(frames: list[Frame], rng: np.random.Generator) -> list[tuple[Frame, str]]:
-    """80/10/10 by group, drawn at random; free atoms and groups with a rare element are for training."""
-    members: dict[str, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        members[frame.group].append(frame)
-    groups_of_element: dict[int, int] = defaultdict(int)
-    for group in members.values():
-        for z in set(group[0].atoms.numbers.tolist()):
-            groups_of_element[z] += 1
-    split_of, drawn = {}, {"val": 0, "test": 0}
-    for place in rng.permutation(len(members)).tolist():
-        name = list(members)[place]
-        group = members[name]
-        rare = min(groups_of_element[z] for z in group[0].atoms.numbers.tolist()) < RARE
-        wanting = [split for split, count in drawn.items() if count < HELD_OUT * len(frames)]
-        if rare or len(group[0].atoms) == 1 or not wanting:
-            split_of[name] = "train"
-        else:
-            split_of[name] = wanting[0]
-            drawn[wanting[0]] += len(group)
-    return [(frame, split_of[frame.group]) for frame in frames]
+    """80/10/10, drawn at random by family: val shares families with training, test does not.
+
+    A family is a molecule with all its charge states, so test asks for molecules that training has never seen; every
+    other frame is a family of its own. Free atoms and families with a rare element are for training.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for place, frame in enumerate(frames):
+        members[_family(frame)].append(place)
+    families_of_element = Counter(z for group in members.values() for z in set(frames[group[0]].atoms.numbers.tolist()))
+    free = [
+        family
+        for family, group in members.items()
+        if len(frames[group[0]].atoms) > 1
+        and min(families_of_element[z] for z in frames[group[0]].atoms.numbers.tolist()) >= RARE
+    ]
+    splits = ["train"] * len(frames)
+    wanted = HELD_OUT * len(frames)
+    for family in rng.permutation(free).tolist():
+        if splits.count("test") < wanted:
+            for place in members[family]:
+                splits[place] = "test"
+    left = [place for family in free for place in members[family] if splits[place] == "train"]
+    for place in rng.permutation(left)[: round(wanted)].tolist():
+        splits[place] = "val"
+    return list(zip(frames, splits, strict=True))
+
+
+def _family(frame: Frame) -> str:
+    return frame.atoms.get_chemical_formula() if frame.task == "molecules" else frame.group
 
 
 def summary(frames: list[tuple[Frame, str]]) -> str:

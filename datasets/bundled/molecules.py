@@ -16,7 +16,7 @@ from frames import Frame, Labeller, Labels, labelled
 from tblite.interface import Calculator
 
 HARTREE, BOHR = 27.211386245988, 0.529177210903  # CODATA 2018; written out so that no library's update changes a byte
-FRAMES_NEUTRAL, FRAMES_CHARGED = 4, 2
+FRAMES_NEUTRAL, FRAMES_CHARGED = 5, 3
 CHARGED_EVERY = 3  # of the molecules, one in so many also comes with one electron less, and one with one more
 
 
@@ -49,7 +49,7 @@ def frames(seed: np.random.SeedSequence) -> Iterator[Frame]:
 
 
 def _state(name: str, charge: int, spin: int, count: int, seed: np.random.SeedSequence) -> Iterator[Frame]:
-    for own in seed.spawn(count):
+    for number, own in enumerate(seed.spawn(count)):
         rng = np.random.default_rng(own)
         atoms = molecule(name)
         atoms.set_initial_magnetic_moments(None)
@@ -57,7 +57,7 @@ def _state(name: str, charge: int, spin: int, count: int, seed: np.random.SeedSe
         if len(atoms) > 1:
             atoms.positions += rng.normal(0, rng.uniform(0.01, 0.09), atoms.positions.shape)
         try:
-            frame = labelled(atoms, labeller(charge, spin), "molecules", f"{name}{charge:+d}", charge, spin)
+            frame = labelled(atoms, labeller(charge, spin), "molecules", f"{name}{charge:+d}-{number}", charge, spin)
         except RuntimeError:  # no self-consistent solution: such a label would mean nothing
             continue
         if frame is not None:

@@ -189,14 +189,16 @@ def test_nothing_is_computed_twice_for_the_same_structure(monkeypatch):
 
 
 def test_dynamics_conserve_energy():
-    atoms = with_calculator(water())
+    # As it starts: stirred weights make a surface that is rough on the scale of a time step.
+    atoms = water()
+    atoms.calc = MatRISCalculator(MatRISMoE(TINY.replace(tasks=("only",))).double())
     atoms.set_velocities(np.random.default_rng(0).normal(scale=0.05, size=(3, 3)))
     potential, total = [], []
     dynamics = VelocityVerlet(atoms, timestep=0.05)
     dynamics.attach(lambda: potential.append(atoms.get_potential_energy()))
     dynamics.attach(lambda: total.append(atoms.get_total_energy()))
-    dynamics.run(30)
-    assert np.ptp(total) < 0.05 * np.ptp(potential)
+    dynamics.run(40)
+    assert np.ptp(total) < 0.02 * np.ptp(potential)
 
 
 def test_cells_relax_to_lower_energy():

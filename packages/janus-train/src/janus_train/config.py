@@ -40,7 +40,7 @@ class DataConfig(Section):
     )
     val_fraction: float = Field(default=0.1, gt=0, lt=1, description="part set aside where nothing is marked")
     keys: KeyNames = KeyNames()
-    batch_edges: int = Field(default=8000, ge=1, description="edges of one optimiser step, over all ranks")
+    batch_edges: int = Field(default=4000, ge=1, description="edges of one optimiser step, over all ranks")
 
     @field_validator("train", "val", mode="before")
     @classmethod
@@ -85,7 +85,7 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """AdamW with linear warm-up and cosine decay."""
 
-    lr: float = Field(default=3e-3, gt=0, description="highest learning rate")
+    lr: float = Field(default=1.5e-3, gt=0, description="highest learning rate")
     warmup_steps: int = Field(default=100, ge=0, description="steps until it is reached")
     final_lr_fraction: float = Field(default=0.01, ge=0, le=1, description="lr of the last step over the highest")
     weight_decay: float = Field(default=1e-3, ge=0, description="on matrices; never on norms, biases, router tables")
@@ -105,14 +105,14 @@ class RunConfig(Section):
 
     dir: Path | None = Field(default=None, description="run directory; the next free runs/PRESET-NNN where null")
     seed: int = Field(default=0, ge=0, description="of the weights and of the order of the data")
-    max_steps: int = Field(default=1600, ge=1, description="optimiser steps; the schedules span them")
+    max_steps: int = Field(default=3000, ge=1, description="optimiser steps; the schedules span them")
     stop_at_step: int | None = Field(default=None, ge=1, description="write a checkpoint and end there; resume goes on")
     dtype: Literal["float32", "float64"] = Field(default="float32", description="precision of the weights")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where to compute")
     deterministic: bool = Field(default=False, description="only algorithms that give the same bits every time")
     log_every: int = Field(default=10, ge=1, description="steps between lines of metrics.jsonl")
-    val_every: int = Field(default=200, ge=1, description="steps between validations")
-    checkpoint_every: int = Field(default=200, ge=1, description="steps between checkpoints")
+    val_every: int = Field(default=500, ge=1, description="steps between validations")
+    checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
     max_bad_steps: int = Field(default=10, ge=1, description="steps in a row without finite gradients before giving up")
 
