@@ -64,7 +64,7 @@ class ModelConfig(BaseModel):
 class LossConfig(Section):
     """Weights of the loss terms; zero leaves a term out."""
 
-    energy: float = Field(default=5.0, ge=0, description="per-atom energy, mean absolute error, 1/eV")
+    energy: float = Field(default=2.0, ge=0, description="per-atom energy, mean absolute error, 1/eV")
     forces: float = Field(default=5.0, ge=0, description="mean length of the force error vector, Å/eV")
     stress: float = Field(default=5.0, ge=0, description="stress, mean absolute error, Å³/eV")
     magmoms: float = Field(default=0.0, ge=0, description="magnetic moments, mean absolute error, 1/μB")
@@ -105,7 +105,7 @@ class RunConfig(Section):
 
     dir: Path | None = Field(default=None, description="run directory; the next free runs/PRESET-NNN where null")
     seed: int = Field(default=0, ge=0, description="of the weights and of the order of the data")
-    max_steps: int = Field(default=3000, ge=1, description="optimiser steps; the schedules span them")
+    max_steps: int = Field(default=4500, ge=1, description="optimiser steps; the schedules span them")
     stop_at_step: int | None = Field(default=None, ge=1, description="write a checkpoint and end there; resume goes on")
     dtype: Literal["float32", "float64"] = Field(default="float32", description="precision of the weights")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where to compute")
