@@ -77,8 +77,11 @@ def test_a_structure_cut_over_ranks_gives_the_numbers_of_one():
     owner = torch.from_numpy(np.random.default_rng(0).integers(0, PARTS, graph.atoms))
     parts = [part_of(graph, owner, part) for part in range(PARTS)]
 
+    # Made here: rank threads share one random state, and would draw each other's numbers.
+    replicas = [model_and_graph()[0] for _ in range(PARTS)]
+
     def on_rank(communicator):
-        replica, _ = model_and_graph()
+        replica = replicas[communicator.rank]
         part, owned, ghosts = parts[communicator.rank]
         chain = Chain(part.positions.requires_grad_())
         exchange = make_exchange(communicator, chain)
