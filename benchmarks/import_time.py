@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-MODULES = ("torch", "janus_comm", "janus_moe", "janus_graph", "matris_model", "janus_train")
+MODULES = ("torch", "janus_comm", "janus_moe", "janus_graph", "matris_model", "janus_train", "janus_train.run")
 ROUNDS = 7
 
 

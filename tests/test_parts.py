@@ -168,13 +168,22 @@ def test_gradients_can_be_computed_without_the_loop(data_file: Path):
     assert model.sigma.grad.item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5)
 
 
-def test_importing_the_trainer_imports_nothing_heavy_beside_torch():
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("janus_train", {"matplotlib", "pydantic", "typer", "rich", "matris_model", "scipy", "ase.calculators"}),
+        (
+            "janus_train.run",
+            {"matplotlib", "typer", "rich", "torch._dynamo", "torch.distributed.checkpoint.state_dict"},
+        ),
+    ],
+)
+def test_importing_the_trainer_imports_nothing_heavy_beside_torch(module: str, heavy: set[str]):
     import subprocess
     import sys
 
-    code = "import sys, janus_train; print(' '.join(sys.modules))"
-    loaded = set(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    )
-    assert "janus_train" in loaded
-    assert not loaded & {"ase", "matplotlib", "pydantic", "typer", "rich", "matris_model", "scipy"}
+    code = f"import sys, {module}; print(' '.join(sys.modules))"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(finished.stdout.split())
+    assert module in loaded
+    assert not loaded & heavy

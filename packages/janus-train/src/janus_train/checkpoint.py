@@ -1,4 +1,7 @@
-"""Checkpoints of a training: complete or absent, and everything that makes the trajectory."""
+"""Checkpoints of a training: complete or absent, and everything that makes the trajectory.
+
+torch.distributed.checkpoint is imported where it is used: it takes as long to import as torch itself.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim.swa_utils import AveragedModel
 
 from janus_train.failure import UserError
@@ -58,6 +58,8 @@ class TrainingState:
 
 def save_checkpoint(directory: Path, state: TrainingState, keep: int) -> Path:
     """Writes `directory/step-NNNNNN` under another name first, renames it, and removes all but the newest `keep`."""
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     final = directory / f"step-{state.progress.step:06d}"
     partial = directory / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -79,6 +81,9 @@ def load_checkpoint(directory: Path, state: TrainingState) -> None:
     Raises:
         UserError: there is none, or it is damaged or of another model.
     """
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     newest = max(directory.glob("step-*"), default=None)
     if newest is None:
         raise UserError(f"no checkpoint in {directory}; start the run anew in another directory with 'train'")
@@ -109,6 +114,8 @@ def _one_process() -> Iterator[None]:
 
 
 def _tensors(state: TrainingState) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
     model, optimizer = get_state_dict(state.model, state.optimizer)
     mean: Mapping[str, Any] = state.mean.state_dict()
     return {"model": model, "optimizer": optimizer, "mean": dict(mean), "random": torch.get_rng_state()}
