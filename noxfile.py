@@ -11,6 +11,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "test", "integration", "docs"]
 
 PACKAGES = ("janus-comm", "janus-moe", "janus-graph", "matris-model", "janus-train")
+ALL_EDITABLE = tuple(part for name in PACKAGES for part in ("-e", f"packages/{name}"))
 
 
 def _environment() -> dict[str, str]:
@@ -28,7 +29,7 @@ def _install(session: nox.Session, *arguments: str) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, names, docstrings, and who may import whom."""
-    _install(session, "--group", "lint", *(part for name in PACKAGES for part in ("-e", f"packages/{name}")))
+    _install(session, "--group", "lint", *ALL_EDITABLE)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
@@ -37,7 +38,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy --strict on every package."""
-    _install(session, "--group", "types", *(part for name in PACKAGES for part in ("-e", f"packages/{name}")))
+    _install(session, "--group", "types", *ALL_EDITABLE)
     session.run("mypy", *(f"packages/{name}/src" for name in PACKAGES))
 
 
@@ -54,24 +55,21 @@ def test(session: nox.Session, package: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """What needs several packages together: whole runs, several ranks, the command line."""
-    _install(session, "-e", "packages/janus-train[matris]", "--group", "test",
-             *(part for name in PACKAGES[:-1] for part in ("-e", f"packages/{name}")))  # fmt: skip
+    _install(session, *ALL_EDITABLE, "--group", "test")
     session.run("pytest", "tests", *session.posargs, env=_environment())
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Every Python block of the documentation runs, every link between its pages leads somewhere."""
-    _install(session, "-e", "packages/janus-train[matris]", "--group", "test",
-             *(part for name in PACKAGES[:-1] for part in ("-e", f"packages/{name}")))  # fmt: skip
+    _install(session, *ALL_EDITABLE, "--group", "test")
     session.run("pytest", "docs", env=_environment())
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """A benchmark: `nox -s bench -- benchmarks/NAME.py`; prints JSON."""
-    _install(session, "-e", "packages/janus-train[matris]",
-             *(part for name in PACKAGES[:-1] for part in ("-e", f"packages/{name}")))  # fmt: skip
+    _install(session, *ALL_EDITABLE)
     script = session.posargs[0] if session.posargs else "benchmarks/train_bundled.py"
     if not Path(script).exists():
         session.error(f"no benchmark {script}")

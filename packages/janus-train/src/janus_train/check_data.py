@@ -53,18 +53,18 @@ def check(config_path: Path | None, overrides: Sequence[str]) -> DataReport:
     for problem, (count, names) in problems.items():
         if count:
             warnings.append(f"{count} frame(s) with {problem}: {', '.join(names)}{' …' if count > len(names) else ''}")
-    tasks = coverage(data)
+    tasks, fingerprint = coverage(data), data_fingerprint(data)
     lines = [
         coverage_table(tasks),
         *(f"{task}: reference energies leave {1000 * value:.1f} meV/atom" for task, value in residuals.items()),
         *(f"warning: {warning}" for warning in warnings),
-        f"{len(frames)} frames, fingerprint {data_fingerprint(data)[:16]}",
+        f"{len(frames)} frames, fingerprint {fingerprint[:16]}",
     ]
     content = {
         "tasks": tasks,
         "reference_residuals": residuals,
         "warnings": warnings,
-        "fingerprint": data_fingerprint(data),
+        "fingerprint": fingerprint,
     }
     return DataReport("\n".join(lines), content)
 

@@ -73,7 +73,7 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
         model = recipe.model.to(device=launched.device, dtype=getattr(torch, config.run.dtype))
         torch.use_deterministic_algorithms(config.run.deterministic)
         state = TrainingState(model, running_mean(model, config.optim.ema_decay), make_optimizer(model, config.optim))
-        directory = _agreed(world, lambda: resumed or _new_directory(world, config))
+        directory = resumed or _new_directory(world, config)
         if resumed is not None:
             _agreed(world, lambda: _take_up(directory, data, state))
         if world.rank == 0:

@@ -83,7 +83,7 @@ class FrameSource:
             return None
         frames = [self.frames[place] for place in places]
         lists = [
-            self._lists.get(place) or neighbor_list(frame.structure, self.cutoff)
+            self._lists[place] if place in self._lists else neighbor_list(frame.structure, self.cutoff)
             for place, frame in zip(places, frames, strict=True)
         ]
         graph = build_graph([frame.structure for frame in frames], self.cutoff, self.near_cutoff, lists)
