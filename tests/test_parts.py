@@ -9,7 +9,7 @@ from ase.build import bulk
 
 from janus_comm import Chain, SingleRank, all_reduce, make_exchange
 from janus_comm.testing import run_rank_threads
-from janus_graph import AtomGraph, NearTables, build_graph
+from janus_graph import AtomGraph, build_graph, edge_tables, near_tables
 from janus_graph.ase import structure_from_ase
 from janus_graph.lennard_jones import LennardJones
 from matris_model import MatRISMoE
@@ -39,31 +39,23 @@ def part_of(graph: AtomGraph, owner: torch.Tensor, part: int) -> tuple[AtomGraph
     ghosts = [torch.unique(neighbours[(owner[neighbours] == other) & (other != part)]) for other in range(PARTS)]
     rows = torch.cat([owned, *ghosts])
     place = torch.full((graph.atoms,), -1).index_copy(0, rows, torch.arange(len(rows)))
-    position_in_mine = torch.full((graph.edges + 1,), len(mine)).index_copy(0, mine, torch.arange(len(mine)))
     numbers = graph.atomic_numbers[owned]
     elements, atom_counts = torch.unique(numbers, return_counts=True)
     centre_numbers = graph.atomic_numbers[graph.edge_index[0, mine]]
-    near = graph.near
-    kept = torch.nonzero(position_in_mine[near.edges] < len(mine)).flatten()
-    tables, slots, start = [], torch.zeros(len(kept), dtype=torch.int64), 0
-    new_row = torch.full((len(near.edges) + 1,), len(kept)).index_copy(0, kept, torch.arange(len(kept)))
-    for table in near.tables:
-        rows_here = new_row[table[(new_row[table] < len(kept)).any(dim=1)]]
-        flat = rows_here.flatten()
-        slots[flat[flat < len(kept)]] = start + torch.nonzero(flat < len(kept)).flatten()
-        tables.append(rows_here)
-        start += rows_here.numel()
+    centre = place[graph.edge_index[0, mine]]
+    near = torch.isin(mine, graph.near.edges)
     part_graph = graph.replace(
         positions=graph.positions[owned],
         atomic_numbers=numbers,
         structure_index=graph.structure_index[owned],
         input_index=torch.arange(len(owned)),
-        edge_index=torch.stack([place[graph.edge_index[0, mine]], place[neighbours]]),
+        edge_index=torch.stack([centre, place[neighbours]]),
         edge_shifts=graph.edge_shifts[mine],
         elements=tuple(elements.tolist()),
         atoms_per_element=tuple(atom_counts.tolist()),
         edges_per_element=tuple(int((centre_numbers == z).sum()) for z in elements),
-        near=NearTables(position_in_mine[near.edges[kept]], tuple(tables), slots, near.pairs),
+        around=edge_tables(centre.numpy(), len(owned)),
+        near=near_tables(centre.numpy(), near.numpy(), len(owned)),
     )
     return part_graph, owned, ghosts
 

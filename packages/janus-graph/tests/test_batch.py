@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graph_strategies import batches, cutoffs, seeds, structures
-from janus_graph import AtomGraph, NearTables, Structure, build_graph, edge_vectors, near_pairs, neighbor_list
+from janus_graph import AtomGraph, EdgeTables, Structure, build_graph, edge_vectors, near_pairs, neighbor_list
 from janus_graph.lennard_jones import LennardJones
 from janus_graph.testing import sample_structures
 
@@ -172,7 +172,7 @@ def test_moving_a_graph_moves_every_tensor_and_keeps_the_rest(cutoff):
     assert len(tensors_of(moved)) == len(tensors_of(graph))
     for field in dataclasses.fields(AtomGraph):
         value = getattr(graph, field.name)
-        if not isinstance(value, torch.Tensor | NearTables):
+        if not isinstance(value, torch.Tensor | EdgeTables):
             assert getattr(moved, field.name) == value
     assert moved.near.pairs == graph.near.pairs
     for one, other in zip(tensors_of(graph), tensors_of(graph.to("cpu")), strict=True):

@@ -31,12 +31,10 @@ def three_body_energy(graph):
     vectors = edge_vectors(graph)
     lengths = vectors.square().sum(dim=1).sqrt()
     end = (1 - (lengths / graph.near_cutoff).clamp(max=1.0) ** 2) ** 3
-    near = graph.near.edges
-    padded = torch.cat([(vectors * end[:, None])[near], vectors.new_zeros(1, 3)])
+    tables = graph.near.spread((vectors * end[:, None])[graph.near.edges])
     energies = vectors.new_zeros(graph.structures)
-    for table in graph.near.tables:
-        rows = padded[table]
-        owner = graph.structure_index[graph.edge_index[0, near[table[:, 0]]]]
+    owners = graph.structure_index[graph.near.atoms].split([shape[0] for shape in graph.near.shapes])
+    for rows, owner in zip(tables, owners, strict=True):
         energies = energies.index_add(0, owner, (rows @ rows.mT).square().sum(dim=(1, 2)))
     moments = graph.positions.square().sum(dim=1)
     return energies, moments

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_graph import AtomGraph, Structure, build_graph, near_tables, strained
+from janus_graph import AtomGraph, Structure, build_graph, edge_tables, near_tables, strained
 from model_cases import TINY, molecule, random_structure, stirred, structures
 
 MODEL = stirred()
@@ -35,6 +35,7 @@ def part_of(graph: AtomGraph, owned: list[int]) -> tuple[AtomGraph, torch.Tensor
         elements=tuple(elements.tolist()),
         atoms_per_element=tuple(atoms_per_element.tolist()),
         edges_per_element=tuple(int((edge_elements == z).sum()) for z in elements),
+        around=edge_tables(place[centre[kept]], len(owned)),
         near=near_tables(place[centre[kept]], near[kept], len(owned)),
     )
     return part, torch.from_numpy(ghosts)

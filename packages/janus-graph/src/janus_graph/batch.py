@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int64
 
 from janus_graph.graph import AtomGraph
-from janus_graph.near import near_tables
 from janus_graph.neighbors import NeighborList, neighbor_list
 from janus_graph.structure import HIGHEST_ATOMIC_NUMBER, Structure
+from janus_graph.tables import edge_tables, near_tables
 
 
 def build_graph(
@@ -74,6 +74,7 @@ def build_graph(
         elements=tuple(elements.tolist()),
         atoms_per_element=tuple(atoms_per_element.tolist()),
         edges_per_element=tuple(np.add.reduceat(edge_counts, first_of_element).tolist()),
+        around=edge_tables(centre, len(input_index)),
         near=near_tables(centre, distance < near_cutoff, len(input_index)),
         cutoff=float(cutoff),
         near_cutoff=float(near_cutoff),

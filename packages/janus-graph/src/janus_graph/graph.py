@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from janus_graph.near import NearTables
+from janus_graph.tables import EdgeTables
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,8 @@ class AtomGraph:
         elements: atomic numbers that are present, ascending, as host integers.
         atoms_per_element: atoms of each of `elements`.
         edges_per_element: edges centred on each of `elements`.
-        near: the edges shorter than the near cutoff, laid out for three-body terms.
+        around: all edges of each atom as rows of dense tables, for sums over neighbours.
+        near: the edges shorter than the near cutoff, of atoms with two or more, for three-body terms.
         cutoff: Å; every edge is strictly shorter.
         near_cutoff: Å; every near edge is strictly shorter.
     """
@@ -57,7 +58,8 @@ class AtomGraph:
     elements: tuple[int, ...]
     atoms_per_element: tuple[int, ...]
     edges_per_element: tuple[int, ...]
-    near: NearTables
+    around: EdgeTables
+    near: EdgeTables
     cutoff: float
     near_cutoff: float
 
@@ -86,7 +88,7 @@ class AtomGraph:
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            moved[field.name] = value.to(device) if isinstance(value, (Tensor, NearTables)) else value
+            moved[field.name] = value.to(device) if isinstance(value, (Tensor, EdgeTables)) else value
         return AtomGraph(**moved)
 
     def replace(self, **changes: Any) -> AtomGraph:

@@ -1,6 +1,7 @@
 """Element-type routed Mixture-of-Experts layers with exact derivatives of any order."""
 
-from janus_moe.experts import SwiGLU, SwiGLUExperts
+from janus_moe.experts import SwiGLU, SwiGLUExperts, gated_silu
+from janus_moe.fusion import TensorFunction, fused
 from janus_moe.groups import ElementGroups, group_rows
 from janus_moe.layer import MoELayer
 from janus_moe.products import GroupedProduct, grouped_product, loop_product
@@ -14,7 +15,10 @@ __all__ = [
     "MoELayer",
     "SwiGLU",
     "SwiGLUExperts",
+    "TensorFunction",
     "expert_load",
+    "fused",
+    "gated_silu",
     "group_rows",
     "grouped_product",
     "initial_selection",

@@ -13,20 +13,33 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from janus_moe.fusion import TensorFunction
 from janus_moe.groups import ElementGroups
 from janus_moe.products import GroupedProduct
 
 
+def gated_silu(gate_up: Float[Tensor, "rows hidden2"]) -> Float[Tensor, "rows hidden"]:
+    """`silu(gate) * up`, where the first half of the columns is the gate and the second half what it lets through."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return silu(gate) * up
+
+
 class SwiGLU(nn.Module):
     """`down(silu(gate(x)) * up(x))` without biases: the expert that all rows share.
+
+    Args:
+        width: features of a row, in and out.
+        hidden: hidden width.
+        activation: `gated_silu`, or a faster equal.
 
     Attributes:
         gate_up: both first matrices side by side, [width, 2 hidden].
         down: [hidden, width].
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, activation: TensorFunction = gated_silu) -> None:
         super().__init__()
+        self.activation = activation
         self.gate_up = nn.Parameter(torch.empty(width, 2 * hidden))
         self.down = nn.Parameter(torch.empty(hidden, width))
         self.reset_parameters()
@@ -38,8 +51,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """The expert's output for every row."""
-        gate, up = (rows @ self.gate_up).chunk(2, dim=1)
-        return (silu(gate) * up) @ self.down
+        return self.activation(rows @ self.gate_up) @ self.down
 
 
 class SwiGLUExperts(nn.Module):
@@ -68,14 +80,14 @@ class SwiGLUExperts(nn.Module):
         selected: Int64[Tensor, "present top_k"],
         gates: Float[Tensor, "present top_k"],
         product: GroupedProduct,
+        activation: TensorFunction = gated_silu,
     ) -> Float[Tensor, "rows width"]:
         """`Σ_k gates[g, k] · expert_{selected[g, k]}(row)` for every row of every group g.
 
         Only weights of selected experts are read.
         """
         gate_up, down = self.wide_weights(selected, gates)
-        gate, up = product(rows, gate_up, groups).chunk(2, dim=1)
-        return product(silu(gate) * up, down, groups)
+        return product(activation(product(rows, gate_up, groups)), down, groups)
 
     def wide_weights(
         self, selected: Int64[Tensor, "present top_k"], gates: Float[Tensor, "present top_k"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from janus_moe.experts import SwiGLU, SwiGLUExperts
+from janus_moe.experts import SwiGLU, SwiGLUExperts, gated_silu
+from janus_moe.fusion import TensorFunction
 from janus_moe.groups import ElementGroups
 from janus_moe.products import GroupedProduct, grouped_product
 from janus_moe.routing import ElementRouter
@@ -23,6 +24,7 @@ class MoELayer(nn.Module):
         hidden: hidden width of a routed expert.
         shared_hidden: hidden width of the shared expert.
         product: how rows are multiplied by the matrix of their group.
+        activation: `gated_silu`, or a faster equal (`fused(gated_silu)`).
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class MoELayer(nn.Module):
         hidden: int,
         shared_hidden: int,
         product: GroupedProduct = grouped_product,
+        activation: TensorFunction = gated_silu,
     ) -> None:
         super().__init__()
-        self.shared = SwiGLU(width, shared_hidden)
+        self.shared = SwiGLU(width, shared_hidden, activation)
         self.experts = SwiGLUExperts(experts, width, hidden)
         self.router = ElementRouter(experts, top_k)
         self.product = product
+        self.activation = activation
 
     def forward(self, rows: Float[Tensor, "rows width"], groups: ElementGroups) -> Float[Tensor, "rows width"]:
         """The layer's output for every row.
@@ -49,4 +53,5 @@ class MoELayer(nn.Module):
         if groups.rows != rows.shape[0]:
             raise ValueError(f"{rows.shape[0]} rows but groups for {groups.rows}; group the rows of this batch")
         selected, gates = self.router(groups.elements)
-        return self.shared(rows) + self.experts(rows, groups, selected, gates.to(rows.dtype), self.product)
+        routed = self.experts(rows, groups, selected, gates.to(rows.dtype), self.product, self.activation)
+        return self.shared(rows) + routed

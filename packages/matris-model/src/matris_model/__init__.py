@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from matris_model.config import PRESETS, MatRISMoEConfig, preset_config
+from matris_model.formulas import PLAIN, Formulas, fused_formulas
 from matris_model.interaction import BlockRunner, call_block, checkpoint_block
 from matris_model.model import MatRISMoE, count_parameters
 from matris_model.model_file import load_model, save_model
@@ -11,14 +12,17 @@ if TYPE_CHECKING:
     from matris_model.calculator import MatRISCalculator
 
 __all__ = [
+    "PLAIN",
     "PRESETS",
     "BlockRunner",
+    "Formulas",
     "MatRISCalculator",
     "MatRISMoE",
     "MatRISMoEConfig",
     "call_block",
     "checkpoint_block",
     "count_parameters",
+    "fused_formulas",
     "load_model",
     "preset_config",
     "save_model",

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from matris_model.geometry import Geometry, NearBlock, padded, take_rows
+from matris_model.formulas import PLAIN, Formulas
+from matris_model.geometry import Geometry, NearTable
 
 
 class ThreeBodyAttention(nn.Module):
@@ -25,11 +26,13 @@ class ThreeBodyAttention(nn.Module):
         width: features of an edge.
         heads: attention heads.
         angular_functions: Legendre polynomials in the angular bias b and filter c.
+        formulas: how attention weights are computed.
     """
 
-    def __init__(self, width: int, heads: int, angular_functions: int) -> None:
+    def __init__(self, width: int, heads: int, angular_functions: int, formulas: Formulas = PLAIN) -> None:
         super().__init__()
         self.heads = heads
+        self.weights = formulas.near_weights
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(heads, angular_functions))
@@ -45,24 +48,20 @@ class ThreeBodyAttention(nn.Module):
 
     def forward(self, edges: Float[Tensor, "near width"], geometry: Geometry) -> Float[Tensor, "near width"]:
         """The change of every near edge."""
-        rows = padded(self.query_key_value(edges))
-        changes = [self._attend(take_rows(rows, block.table), block) for block in geometry.near_blocks]
-        if not changes:
+        if not geometry.near_tables:
             return edges * 0.0
-        return torch.cat([change.flatten(0, 1) for change in changes]).index_select(0, geometry.near_slots)
+        rows = geometry.near.spread(self.query_key_value(edges))
+        mixed = [self._attend(row, table) for row, table in zip(rows, geometry.near_tables, strict=True)]
+        return self.out(geometry.near.collect(mixed))
 
-    def _attend(self, rows: Float[Tensor, "atoms n width3"], block: NearBlock) -> Float[Tensor, "atoms n width"]:
-        atoms, n, _ = rows.shape
+    def _attend(self, rows: Float[Tensor, "atoms n width3"], table: NearTable) -> Float[Tensor, "atoms n width"]:
+        n = rows.shape[1]
         query, key, value = rows.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        angular = torch.matmul(torch.cat([self.bias, self.filter]), block.angular)
+        angular = torch.matmul(torch.cat([self.bias, self.filter]), table.angular)
         bias, angular_filter = angular.unflatten(2, (n, n)).split(self.heads, dim=1)
-        scores = torch.matmul(query / math.sqrt(query.shape[-1]), key.transpose(2, 3)) + bias
-        # Any shift cancels between numerator and denominator, sink included; this one keeps exp in range.
-        shift = scores.detach().amax(dim=3, keepdim=True).clamp(min=0)
-        weights = block.weight[:, None] * torch.exp(scores - shift)
-        attention = weights / (torch.exp(-shift) + weights.sum(dim=3, keepdim=True))
-        gathered = torch.matmul(attention * angular_filter, value)
-        return self.out(gathered.transpose(1, 2).reshape(atoms, n, -1)) * block.envelope[:, :, None]
+        products = torch.matmul(query / math.sqrt(query.shape[-1]), key.transpose(2, 3))
+        weights = self.weights(products, bias, angular_filter, table.envelope_of_other, table.envelope)
+        return torch.matmul(weights, value).transpose(1, 2).flatten(2)
 
 
 class AtomAttention(nn.Module):
@@ -75,11 +74,15 @@ class AtomAttention(nn.Module):
         edge_width: features of an edge and of queries and keys.
         heads: attention heads.
         radial_functions: size of the radial basis.
+        formulas: how attention weights are computed.
     """
 
-    def __init__(self, width: int, edge_width: int, heads: int, radial_functions: int) -> None:
+    def __init__(
+        self, width: int, edge_width: int, heads: int, radial_functions: int, formulas: Formulas = PLAIN
+    ) -> None:
         super().__init__()
         self.heads = heads
+        self.weights = formulas.edge_weights
         self.query = nn.Linear(width, edge_width, bias=False)
         self.key = nn.Linear(width, edge_width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
@@ -89,15 +92,22 @@ class AtomAttention(nn.Module):
     def forward(
         self, atoms: Float[Tensor, "atoms width"], messages: Float[Tensor, "edges width"], geometry: Geometry
     ) -> Float[Tensor, "atoms width"]:
-        """The change of every atom."""
-        centre = geometry.centre
-        query = self.query(atoms).index_select(0, centre).unflatten(1, (self.heads, -1))
-        key = self.key(messages).unflatten(1, (self.heads, -1))
-        scores = (query * key).sum(dim=2) / math.sqrt(key.shape[2]) + self.radial(geometry.radial)
-        shift = scores.new_zeros(atoms.shape[0], self.heads)
-        shift = shift.scatter_reduce(0, centre[:, None].expand_as(scores), scores.detach(), "amax")
-        weights = geometry.envelope[:, None] * torch.exp(scores - shift.index_select(0, centre))
-        total = torch.exp(-shift).index_add(0, centre, weights)
-        value = self.value(messages).unflatten(1, (self.heads, -1)) * weights[:, :, None]
-        gathered = torch.zeros_like(atoms).index_add(0, centre, value.flatten(1))
-        return self.out((gathered.unflatten(1, (self.heads, -1)) / total[:, :, None]).flatten(1))
+        """The change of every atom.
+
+        Keys and values are linear in the messages, so their matrices move to the atoms, of which there are some sixty
+        times fewer: Q h · K m = (Kᵀ Q h) · m, and Σ α V m = V Σ α m. Per edge and head only two products with a message
+        are left.
+        """
+        query = self.query(atoms).unflatten(1, (self.heads, -1))
+        query = torch.einsum("ahk,hkd->ahd", query, self.key.weight.unflatten(0, (self.heads, -1)))
+        query = (query / math.sqrt(self.query.out_features // self.heads)).index_select(0, geometry.around.atoms)
+        rows, sums = geometry.around.spread(messages), []
+        atoms_of_table = [shape[0] for shape in geometry.around.shapes]
+        for asked, row, table in zip(query.split(atoms_of_table), rows, geometry.around_tables, strict=True):
+            products = torch.matmul(asked, row.transpose(1, 2))
+            weights = self.weights(products, self.radial(table.radial).transpose(1, 2), table.envelope)
+            sums.append(torch.matmul(weights, row))
+        nothing = messages.new_zeros(1, self.heads, messages.shape[1])  # what an atom without edges gathers
+        gathered = torch.cat([*sums, nothing]).index_select(0, geometry.around.rows)
+        value = torch.einsum("ahd,hvd->ahv", gathered, self.value.weight.unflatten(0, (self.heads, -1)))
+        return self.out(value.flatten(1))

@@ -13,34 +13,46 @@ from janus_moe import MoELayer, SwiGLU, SwiGLUExperts
 from matris_model.attention import AtomAttention, ThreeBodyAttention
 from matris_model.config import MatRISMoEConfig
 from matris_model.embedding import RADIAL_GAIN
+from matris_model.formulas import PLAIN, Formulas
 from matris_model.geometry import Geometry
-
-NORM_EPS = 1e-5
+from matris_model.norm import RMSNorm
 
 
 class InteractionBlock(nn.Module):
     """Pre-norm block over atom features h and edge features e. Every quantity is owned by its centre atom: the only
     thing it needs from elsewhere is one row of each neighbour, which the geometry's halo brings.
+
+    Args:
+        config: shape of the model.
+        last: whether nobody reads the edges after this block, which then stay as they are.
+        formulas: how the elementwise parts are computed.
     """
 
-    def __init__(self, config: MatRISMoEConfig) -> None:
+    def __init__(self, config: MatRISMoEConfig, last: bool = False, formulas: Formulas = PLAIN) -> None:
         super().__init__()
         width, edge_width = config.width, config.edge_width
-        self.edge_norm = nn.RMSNorm(edge_width, eps=NORM_EPS)
-        self.three_body = ThreeBodyAttention(edge_width, config.heads, config.angular_functions)
-        self.atom_norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.edge_norm = RMSNorm(edge_width, formulas)
+        self.three_body = ThreeBodyAttention(edge_width, config.heads, config.angular_functions, formulas)
+        self.atom_norm = RMSNorm(width, formulas)
         self.from_edge = nn.Linear(edge_width, width, bias=False)
         self.from_centre = nn.Linear(width, width, bias=False)
         self.from_neighbour = nn.Linear(width, width, bias=False)
-        self.message_norm = nn.RMSNorm(width, eps=NORM_EPS)
-        self.message_experts = MoELayer(
-            width, config.experts, config.top_k, config.expert_hidden, config.message_hidden
-        )
-        self.attention = AtomAttention(width, edge_width, config.heads, config.radial_functions)
-        self.to_edge = nn.Linear(width, edge_width, bias=False)
-        self.feature_norm = nn.RMSNorm(width, eps=NORM_EPS)
-        self.feature_experts = MoELayer(
-            width, config.experts, config.top_k, config.expert_hidden, config.feature_hidden
+        self.message_norm = RMSNorm(width, formulas)
+        self.message_experts = self._experts(config, config.message_hidden, formulas)
+        self.attention = AtomAttention(width, edge_width, config.heads, config.radial_functions, formulas)
+        self.to_edge = None if last else nn.Linear(width, edge_width, bias=False)
+        self.feature_norm = RMSNorm(width, formulas)
+        self.feature_experts = self._experts(config, config.feature_hidden, formulas)
+
+    @staticmethod
+    def _experts(config: MatRISMoEConfig, shared_hidden: int, formulas: Formulas) -> MoELayer:
+        return MoELayer(
+            config.width,
+            config.experts,
+            config.top_k,
+            config.expert_hidden,
+            shared_hidden,
+            activation=formulas.activation,
         )
 
     def reset_parameters(self, blocks: int) -> None:
@@ -55,7 +67,7 @@ class InteractionBlock(nn.Module):
             for output in (
                 self.three_body.out.weight,
                 self.attention.out.weight,
-                self.to_edge.weight,
+                *([self.to_edge.weight] if self.to_edge is not None else []),
                 *(
                     w
                     for moe in (self.message_experts, self.feature_experts)
@@ -71,7 +83,7 @@ class InteractionBlock(nn.Module):
         self, atoms: Float[Tensor, "atoms width"], edges: Float[Tensor, "edges edge_width"], geometry: Geometry
     ) -> tuple[Float[Tensor, "atoms width"], Float[Tensor, "edges edge_width"]]:
         """Atom and edge features after the block."""
-        near = geometry.near_edges
+        near = geometry.near.edges
         change = self.three_body(self.edge_norm(edges.index_select(0, near)), geometry)
         edges = edges.index_add(0, near, change)
 
@@ -83,7 +95,8 @@ class InteractionBlock(nn.Module):
         messages = messages + self.message_experts(self.message_norm(messages), geometry.edge_groups)
 
         atoms = atoms + self.attention(normed, messages, geometry)
-        edges = edges + geometry.envelope[:, None] * self.to_edge(messages)
+        if self.to_edge is not None:
+            edges = edges + geometry.envelope[:, None] * self.to_edge(messages)
         atoms = atoms + self.feature_experts(self.feature_norm(atoms), geometry.atom_groups)
         return atoms, edges
 

@@ -16,8 +16,10 @@ from janus_moe import ELEMENTS
 from matris_model.config import MatRISMoEConfig, preset_config
 from matris_model.elements import CHEMICAL_SYMBOLS
 from matris_model.embedding import AtomEmbedding, EdgeEmbedding
+from matris_model.formulas import PLAIN, Formulas
 from matris_model.geometry import graph_geometry
-from matris_model.interaction import NORM_EPS, BlockRunner, InteractionBlock, call_block
+from matris_model.interaction import BlockRunner, InteractionBlock, call_block
+from matris_model.norm import RMSNorm
 
 
 class MatRISMoE(nn.Module):
@@ -28,6 +30,8 @@ class MatRISMoE(nn.Module):
     Args:
         config: shape and meaning of the model.
         seed: the same seed gives the same weights; the caller's random state is left alone.
+        formulas: how elementwise parts are computed. `fused_formulas()` gives the same numbers to rounding, faster,
+            after a minute of compiling at the first step.
 
     Attributes:
         references: energy of each element in each task, eV; a buffer, saved with the weights.
@@ -37,14 +41,17 @@ class MatRISMoE(nn.Module):
     references: Tensor
     scales: Tensor
 
-    def __init__(self, config: MatRISMoEConfig, seed: int = 0) -> None:
+    def __init__(self, config: MatRISMoEConfig, seed: int = 0, formulas: Formulas = PLAIN) -> None:
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=_devices_with_random_state()):  # modules draw weights when they are made
             self.atom_embedding = AtomEmbedding(config)
             self.edge_embedding = EdgeEmbedding(config)
-            self.blocks = nn.ModuleList(InteractionBlock(config) for _ in range(config.blocks))
-            self.readout_norm = nn.RMSNorm(config.width, eps=NORM_EPS)
+            self.blocks = nn.ModuleList(
+                InteractionBlock(config, last=place == config.blocks - 1, formulas=formulas)
+                for place in range(config.blocks)
+            )
+            self.readout_norm = RMSNorm(config.width, formulas)
             self.energy_hidden = nn.Linear(config.width, config.width, bias=False)
             self.energy_out = nn.Linear(config.width, 1, bias=False)
             self.magmom_hidden = nn.Linear(config.width, config.width, bias=False) if config.magnetic_moments else None
