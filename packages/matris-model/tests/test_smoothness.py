@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from janus_graph import build_graph
 from matris_model.testing import Candidate
@@ -17,9 +18,9 @@ COMPANY = {
 }
 
 
-def jumps(structure_at, step=STEP):
+def jumps(structure_at, step=STEP, candidate=CANDIDATE):
     """How far energy (eV) and forces (eV/Å) at ±step are from the straight lines through what is on either side."""
-    values = CANDIDATE([structure_at(x * step) for x in (-3, -1, 1, 3)])
+    values = candidate([structure_at(x * step) for x in (-3, -1, 1, 3)])
     energy = np.array([[value.energy] for value in values])
     forces = np.array([value.forces.ravel() for value in values])
     return [np.abs((y[2] - y[1]) - ((y[1] - y[0]) + (y[3] - y[2])) / 2).max() for y in (energy, forces)]
@@ -60,6 +61,18 @@ def test_the_slope_of_forces_is_bounded_and_continuous_where_a_neighbour_crosses
     # Slopes of a curve grow together in proportion to the step; across a kink they would differ however fine it is.
     assert coarse < 1.0
     assert fine < coarse / 10 + 1e-7
+
+
+@pytest.mark.parametrize("others", COMPANY.values(), ids=COMPANY.keys())
+def test_nothing_jumps_at_the_cutoff_however_large_the_attention_logits_would_be(others):
+    model = stirred()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.query.weight *= 1e3
+    candidate = Candidate(model, TINY.cutoff, TINY.near_cutoff)
+    energy, forces = jumps(crossing(TINY.cutoff, others), candidate=candidate)
+    assert energy < 1e-8
+    assert forces < 1e-6
 
 
 @pytest.mark.parametrize("others", COMPANY.values(), ids=COMPANY.keys())
