@@ -16,7 +16,7 @@ from matris_model.geometry import Geometry, NearBlock, padded, take_rows
 
 LARGEST_LOGIT = 10.0
 """An edge counts as long as its envelope is above e^−logit. Without a bound that can be a hair from the cutoff, where
-energy and forces would be smooth in name only; here it is a sixtieth of the cutoff.
+energy and forces would be smooth in name only; with it, it is a sixtieth of the cutoff.
 """
 
 
@@ -73,8 +73,8 @@ class ThreeBodyAttention(nn.Module):
 class AtomAttention(nn.Module):
     """Attention of an atom over its messages m_k: `h_i + O Σ_k α_k V m_k`, and what the messages leave on the edges.
 
-    Logits are Q h_i · K m_k / √d plus a linear function of the radial basis, squashed between ±`LARGEST_LOGIT` as the
-    size of messages is not bounded; weights are φ_k e^s / (1 + Σ φ e^s).
+    Logits are Q h_i · K m_k / √d, squashed between ±`LARGEST_LOGIT` as the size of messages is not bounded, plus a linear
+    function of the radial basis, which is zero at the cutoff; weights are φ_k e^s / (1 + Σ φ e^s).
 
     Args:
         width: features of an atom and of a message.
@@ -99,8 +99,8 @@ class AtomAttention(nn.Module):
         centre = geometry.centre
         query = self.query(atoms).index_select(0, centre).unflatten(1, (self.heads, -1))
         key = self.key(messages).unflatten(1, (self.heads, -1))
-        scores = (query * key).sum(dim=2) / math.sqrt(key.shape[2]) + self.radial(geometry.radial)
-        scores = LARGEST_LOGIT * torch.tanh(scores / LARGEST_LOGIT)
+        scores = (query * key).sum(dim=2) / math.sqrt(key.shape[2])
+        scores = LARGEST_LOGIT * torch.tanh(scores / LARGEST_LOGIT) + self.radial(geometry.radial)
         shift = scores.new_zeros(atoms.shape[0], self.heads)
         shift = shift.scatter_reduce(0, centre[:, None].expand_as(scores), scores.detach(), "amax")
         weights = geometry.envelope[:, None] * torch.exp(scores - shift.index_select(0, centre))
