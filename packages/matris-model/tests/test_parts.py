@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_graph import Structure, build_graph, strained
-from matris_model.testing.parts import part_of
+from matris_model.testing.parts import part_of, takes_a_halo
 from model_cases import TINY, molecule, random_structure, stirred, structures
 
 MODEL = stirred()
@@ -55,6 +55,11 @@ def test_energies_forces_and_strain_gradients_do_not_depend_on_the_split(batch, 
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_law_of_split_graphs_concerns_the_model():
+    assert takes_a_halo(MODEL)
+    assert not takes_a_halo(lambda graph, properties: None)
 
 
 def test_a_rank_without_atoms_has_no_energy():

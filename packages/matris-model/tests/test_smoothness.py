@@ -93,6 +93,14 @@ def test_energy_and_forces_are_smooth_where_a_bond_angle_is_flat(straight, other
         assert forces < 1e-7 + 100 * step**2
 
 
+def test_the_bending_constant_of_a_straight_molecule_does_not_depend_on_the_displacement():
+    displacements = np.array([1e-4, 1e-3, 1e-2])
+    bends = CANDIDATE([molecule([8, 6, 8], [[-1.1, 0, 0], [0, x, 0], [1.4, 0, 0]]) for x in displacements])
+    constants = np.array([-bend.forces[1, 1] for bend in bends]) / displacements
+    assert abs(constants[0]) > 0.1
+    np.testing.assert_allclose(constants, constants[0], rtol=0.01)
+
+
 def test_edge_features_fade_at_the_cutoff_after_every_block():
     after = []
 
