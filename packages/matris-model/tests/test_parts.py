@@ -6,39 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_graph import AtomGraph, Structure, build_graph, edge_tables, near_tables, strained
+from janus_graph import Structure, build_graph, strained
+from matris_model.testing.parts import part_of, takes_a_halo
 from model_cases import TINY, molecule, random_structure, stirred, structures
 
 MODEL = stirred()
-
-
-def part_of(graph: AtomGraph, owned: list[int]) -> tuple[AtomGraph, torch.Tensor]:
-    """The graph of some of the atoms, with all edges centred on them; and which atoms its ghost rows stand for."""
-    centre, neighbour = graph.edge_index.numpy()
-    kept = np.flatnonzero(np.isin(centre, owned))
-    ghosts = np.setdiff1d(neighbour[kept], owned)
-    place = np.full(graph.atoms, -1)
-    place[owned] = np.arange(len(owned))
-    place[ghosts] = len(owned) + np.arange(len(ghosts))
-    numbers = graph.atomic_numbers.numpy()[owned]
-    elements, atoms_per_element = np.unique(numbers, return_counts=True)
-    edge_elements = numbers[place[centre[kept]]]
-    near = np.zeros(graph.edges, dtype=bool)
-    near[graph.near.edges.numpy()] = True
-    part = graph.replace(
-        positions=graph.positions[owned],
-        atomic_numbers=graph.atomic_numbers[owned],
-        structure_index=graph.structure_index[owned],
-        input_index=torch.arange(len(owned)),
-        edge_index=torch.from_numpy(np.stack([place[centre[kept]], place[neighbour[kept]]])),
-        edge_shifts=graph.edge_shifts[kept],
-        elements=tuple(elements.tolist()),
-        atoms_per_element=tuple(atoms_per_element.tolist()),
-        edges_per_element=tuple(int((edge_elements == z).sum()) for z in elements),
-        around=edge_tables(place[centre[kept]], len(owned)),
-        near=near_tables(place[centre[kept]], near[kept], len(owned)),
-    )
-    return part, torch.from_numpy(ghosts)
 
 
 def energies_of_parts(graph, owned_by_rank):
@@ -52,13 +24,13 @@ def energies_of_parts(graph, owned_by_rank):
     whole, _ = MODEL.energies(graph, halo=record)
     parts = []
     for owned in owned_by_rank:
-        part, ghosts = part_of(graph, owned)
+        part, ghosts = part_of(graph, np.array(owned, dtype=np.int64))
         calls = iter(exchanged)
 
         def halo(rows, calls=calls, owned=owned, ghosts=ghosts):
             of_whole = next(calls)
             torch.testing.assert_close(rows, of_whole[owned], rtol=1e-10, atol=1e-10)
-            return torch.cat([rows, of_whole[ghosts]])
+            return torch.cat([rows, of_whole[torch.from_numpy(ghosts)]])
 
         parts.append(MODEL.energies(part, halo=halo)[0])
         assert next(calls, None) is None
@@ -83,6 +55,11 @@ def test_energies_forces_and_strain_gradients_do_not_depend_on_the_split(batch, 
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_law_of_split_graphs_concerns_the_model():
+    assert takes_a_halo(MODEL)
+    assert not takes_a_halo(lambda graph, properties: None)
 
 
 def test_a_rank_without_atoms_has_no_energy():
@@ -114,8 +91,8 @@ def test_every_part_adds_the_reference_energies_of_its_own_atoms(task):
     )
     changed = stirred()
     graph = build_graph([far], TINY.cutoff, TINY.near_cutoff)
-    before = changed.energies(part_of(graph, [1])[0])[0]
+    before = changed.energies(part_of(graph, np.array([1]))[0])[0]
     changed.references[task, 8] += 5.0
-    torch.testing.assert_close(changed.energies(part_of(graph, [1])[0])[0], before, rtol=0, atol=0)
+    torch.testing.assert_close(changed.energies(part_of(graph, np.array([1]))[0])[0], before, rtol=0, atol=0)
     changed.references[task, 26] += 2.0
-    torch.testing.assert_close(changed.energies(part_of(graph, [1])[0])[0], before + 2.0, rtol=1e-13, atol=0)
+    torch.testing.assert_close(changed.energies(part_of(graph, np.array([1]))[0])[0], before + 2.0, rtol=1e-13, atol=0)

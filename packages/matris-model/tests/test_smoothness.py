@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from janus_graph import build_graph
 from matris_model.testing import Candidate
@@ -17,9 +18,9 @@ COMPANY = {
 }
 
 
-def jumps(structure_at, step=STEP):
+def jumps(structure_at, step=STEP, candidate=CANDIDATE):
     """How far energy (eV) and forces (eV/Å) at ±step are from the straight lines through what is on either side."""
-    values = CANDIDATE([structure_at(x * step) for x in (-3, -1, 1, 3)])
+    values = candidate([structure_at(x * step) for x in (-3, -1, 1, 3)])
     energy = np.array([[value.energy] for value in values])
     forces = np.array([value.forces.ravel() for value in values])
     return [np.abs((y[2] - y[1]) - ((y[1] - y[0]) + (y[3] - y[2])) / 2).max() for y in (energy, forces)]
@@ -63,6 +64,18 @@ def test_the_slope_of_forces_is_bounded_and_continuous_where_a_neighbour_crosses
 
 
 @pytest.mark.parametrize("others", COMPANY.values(), ids=COMPANY.keys())
+def test_nothing_jumps_at_the_cutoff_however_large_the_attention_logits_would_be(others):
+    model = stirred()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.query.weight *= 1e3
+    candidate = Candidate(model, TINY.cutoff, TINY.near_cutoff)
+    energy, forces = jumps(crossing(TINY.cutoff, others), candidate=candidate)
+    assert energy < 1e-8
+    assert forces < 1e-6
+
+
+@pytest.mark.parametrize("others", COMPANY.values(), ids=COMPANY.keys())
 @pytest.mark.parametrize("straight", [True, False], ids=["180 degrees", "0 degrees"])
 def test_energy_and_forces_are_smooth_where_a_bond_angle_is_flat(straight, others):
     sign = -1 if straight else 1
@@ -78,6 +91,14 @@ def test_energy_and_forces_are_smooth_where_a_bond_angle_is_flat(straight, other
         # What a smooth curve with derivatives of order ten leaves over is step² of it.
         assert energy < 1e-8 + 100 * step**2
         assert forces < 1e-7 + 100 * step**2
+
+
+def test_the_bending_constant_of_a_straight_molecule_does_not_depend_on_the_displacement():
+    displacements = np.array([1e-4, 1e-3, 1e-2])
+    bends = CANDIDATE([molecule([8, 6, 8], [[-1.1, 0, 0], [0, x, 0], [1.4, 0, 0]]) for x in displacements])
+    constants = np.array([-bend.forces[1, 1] for bend in bends]) / displacements
+    assert abs(constants[0]) > 0.1
+    np.testing.assert_allclose(constants, constants[0], rtol=0.01)
 
 
 def test_edge_features_fade_at_the_cutoff_after_every_block():

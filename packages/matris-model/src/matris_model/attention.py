@@ -67,7 +67,8 @@ class ThreeBodyAttention(nn.Module):
 class AtomAttention(nn.Module):
     """Attention of an atom over its messages m_k: `h_i + O Σ_k α_k V m_k`, and what the messages leave on the edges.
 
-    Logits are Q h_i · K m_k / √d plus a linear function of the radial basis; weights are φ_k e^s / (1 + Σ φ e^s).
+    Logits are Q h_i · K m_k / √d, bounded, plus a linear function of the radial basis; weights are
+    φ_k e^s / (1 + Σ φ e^s).
 
     Args:
         width: features of an atom and of a message.

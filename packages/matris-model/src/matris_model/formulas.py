@@ -14,6 +14,13 @@ NORM_EPS = 1e-5
 """Of all normalisations. Fixed, so that what a model computes does not depend on its precision."""
 
 
+LARGEST_LOGIT = 10.0
+"""What queries and keys add to a logit of the atom attention stays below this. An edge counts as long as its envelope is
+above e^−logit: without a bound that can be a hair from the cutoff, where energy and forces would be smooth in name only;
+with it, it is a sixtieth of the cutoff.
+"""
+
+
 def rms_norm(features: Float[Tensor, "rows width"], weight: Float[Tensor, "width"]) -> Float[Tensor, "rows width"]:
     """`weight · x / √(mean x² + eps)`, row by row."""
     return torch.nn.functional.rms_norm(features, weight.shape, weight, NORM_EPS)
@@ -43,8 +50,12 @@ def edge_weights(
     bias: Float[Tensor, "atoms heads n"],
     envelope: Float[Tensor, "atoms n"],
 ) -> Float[Tensor, "atoms heads n"]:
-    """Attention of each atom over its edges, `φ_k e^s / (1 + Σ φ e^s)` with logits s = products + bias."""
-    scores = products + bias
+    """Attention of each atom over its edges, `φ_k e^s / (1 + Σ φ e^s)`.
+
+    Logits are s = products + bias with the products squashed between ±`LARGEST_LOGIT`, as the size of messages is not
+    bounded; the bias is a linear function of the radial basis, which is zero at the cutoff by itself.
+    """
+    scores = LARGEST_LOGIT * torch.tanh(products / LARGEST_LOGIT) + bias
     shift = scores.detach().amax(dim=2, keepdim=True).clamp(min=0)
     weights = envelope[:, None, :] * torch.exp(scores - shift)
     return weights / (torch.exp(-shift) + weights.sum(dim=2, keepdim=True))
