@@ -5,7 +5,7 @@ from janus_graph.derivatives import PROPERTIES, EnergyFunction, Potential, Prope
 from janus_graph.geometry import Halo, edge_vectors, no_halo, strained, volumes
 from janus_graph.graph import AtomGraph
 from janus_graph.near import NearTables, near_pairs, near_tables
-from janus_graph.neighbors import NeighborList, neighbor_list
+from janus_graph.neighbors import NeighborList, neighbor_list, neighbor_lists
 from janus_graph.structure import HIGHEST_ATOMIC_NUMBER, Structure
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "near_pairs",
     "near_tables",
     "neighbor_list",
+    "neighbor_lists",
     "no_halo",
     "strained",
     "volumes",
