@@ -1,6 +1,7 @@
 """Periodic atom graphs: neighbour lists, three-body pairs, batches, and exact derivatives of an energy."""
 
 from janus_graph.batch import build_graph
+from janus_graph.cache import GraphCache
 from janus_graph.derivatives import PROPERTIES, EnergyFunction, Potential, Properties, conservative_properties
 from janus_graph.geometry import Halo, edge_vectors, no_halo, strained, volumes
 from janus_graph.graph import AtomGraph
@@ -13,6 +14,7 @@ __all__ = [
     "PROPERTIES",
     "AtomGraph",
     "EnergyFunction",
+    "GraphCache",
     "Halo",
     "NearTables",
     "NeighborList",

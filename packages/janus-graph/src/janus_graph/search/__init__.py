@@ -17,6 +17,7 @@ __all__ = [
     "Edges",
     "PackedStructures",
     "compiled_search",
+    "compiler_installed",
     "library_search",
     "pack",
     "preferred_search",
@@ -42,12 +43,17 @@ def compiled_search(packed: PackedStructures, cutoff: float, most_by_pairs: int 
 
 
 @cache
+def compiler_installed() -> bool:
+    """Whether numba is there and works with what else is installed."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        import numba  # noqa: F401
+    except ImportError:  # it lags behind new releases of numpy, and then refuses to be imported
+        return False
+    return True
+
+
 def preferred_search() -> EdgeSearch:
     """The fastest search that is installed: compiled loops where numba is, at any size, else the library's."""
-    if find_spec("numba") is None:
-        return library_search
-    try:
-        import janus_graph.search.numba_search  # noqa: F401
-    except ImportError:  # numba lags behind new releases of numpy, and then refuses to be imported
-        return library_search
-    return compiled_search
+    return compiled_search if compiler_installed() else library_search
