@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import vesin
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int32
 
 from janus_graph.search.packed import Edges, PackedStructures, sorted_edges
 
@@ -21,9 +21,10 @@ def library_search(packed: PackedStructures, cutoff: float) -> Edges:
     for structure, cell in enumerate(packed.cells):
         start, stop = packed.first_atom[structure : structure + 2]
         positions, periodic = packed.positions[start:stop], packed.periodic[structure]
-        centre, neighbour, shift = library.compute(positions, complete_cell(cell, periodic), periodic, quantities="ijS")
+        inside, box, home = _in_a_box(positions, complete_cell(cell, periodic), periodic, cutoff)
+        centre, neighbour, shift = library.compute(inside, box, periodic, quantities="ijS")
         index = np.stack([centre, neighbour]).astype(np.int64)
-        shift = shift.astype(np.int32).reshape(-1, 3)
+        shift = shift.astype(np.int32).reshape(-1, 3) + home[index[0]] - home[index[1]]
         s0, s1, s2 = (shift[:, row, None] for row in range(3))
         vector = (positions[index[1]] - positions[index[0]]) + ((s0 * cell[0] + s1 * cell[1]) + s2 * cell[2])
         square = np.square(vector)
@@ -33,6 +34,24 @@ def library_search(packed: PackedStructures, cutoff: float) -> Edges:
         shifts.append(shift[keep])
         distances.append(distance[keep])
     return sorted_edges(np.concatenate(indices, axis=1), np.concatenate(shifts), np.concatenate(distances))
+
+
+def _in_a_box(
+    positions: Float64[np.ndarray, "atoms 3"],
+    complete: Float64[np.ndarray, "3 3"],
+    periodic: Bool[np.ndarray, "3"],
+    cutoff: float,
+) -> tuple[Float64[np.ndarray, "atoms 3"], Float64[np.ndarray, "3 3"], Int32[np.ndarray, "atoms 3"]]:
+    """The atoms moved into the cell, a cell wide enough where nothing repeats, and how many cells each was moved.
+
+    vesin 0.6.2 ends the whole process (an integer divided by zero) where some directions repeat and others do not, and
+    an atom is far outside.
+    """
+    parts = positions @ np.linalg.inv(complete)
+    home = np.where(periodic, np.floor(parts), 0.0)
+    parts -= np.where(periodic, home, parts.min(axis=0))
+    width = np.where(periodic, 1.0, parts.max(axis=0) + cutoff)
+    return parts @ complete, complete * width[:, None], home.astype(np.int32)
 
 
 def complete_cell(cell: Float64[np.ndarray, "3 3"], periodic: Bool[np.ndarray, "3"]) -> Float64[np.ndarray, "3 3"]:
