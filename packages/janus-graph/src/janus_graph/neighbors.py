@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
@@ -67,7 +68,10 @@ def neighbor_lists(
     if not structures:
         return []
     packed = pack(structures)
-    return _split((search or preferred_search())(packed, cutoff), packed.first_atom)
+    edges = (search or preferred_search())(packed, cutoff)
+    if len(structures) == 1:
+        return [NeighborList(edges.index[0], edges.index[1], edges.shift, edges.distance, edges.reverse)]
+    return _split(edges, packed.first_atom)
 
 
 def require_cutoff(cutoff: float) -> None:
@@ -78,12 +82,15 @@ def require_cutoff(cutoff: float) -> None:
 
 def _split(edges: Edges, first_atom: Int64[np.ndarray, "structures_and_one"]) -> list[NeighborList]:
     """The edges of each structure on their own, atoms and edges counted from its first."""
-    cuts = np.searchsorted(edges.index[0], first_atom).tolist()
+    cuts = np.searchsorted(edges.index[0], first_atom)
+    edges_of_each = np.diff(cuts)
+    centre, neighbour = edges.index - np.repeat(first_atom[:-1], edges_of_each)
+    reverse = edges.reverse - np.repeat(cuts[:-1], edges_of_each)
+    bounds = cuts.tolist()
     lists = []
-    for structure, atom in enumerate(first_atom[:-1].tolist()):
-        here = slice(cuts[structure], cuts[structure + 1])
-        index, reverse = edges.index[:, here], edges.reverse[here]
-        if structure:
-            index, reverse = index - atom, reverse - here.start
-        lists.append(NeighborList(index[0], index[1], edges.shift[here], edges.distance[here], reverse))
+    for start, stop in pairwise(bounds):
+        here = slice(start, stop)
+        lists.append(
+            NeighborList(centre[here], neighbour[here], edges.shift[here], edges.distance[here], reverse[here])
+        )
     return lists

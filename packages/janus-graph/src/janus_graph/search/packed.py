@@ -68,8 +68,8 @@ def pack(structures: Sequence[Structure]) -> PackedStructures:
     np.cumsum(sizes, out=first_atom[1:])
     return PackedStructures(
         positions=np.concatenate([structure.positions for structure in structures]),
-        cells=np.array([structure.cell for structure in structures]),
-        periodic=np.array([structure.periodic for structure in structures]),
+        cells=np.concatenate([structure.cell for structure in structures]).reshape(-1, 3, 3),
+        periodic=np.concatenate([structure.periodic for structure in structures]).reshape(-1, 3),
         first_atom=first_atom,
         place=np.arange(first_atom[-1]),
     )
