@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.data.batching import epoch_batches, share_out
+from janus_train.data.batching import epoch_batches
 
 costs = st.lists(st.integers(0, 50), max_size=40)
 
@@ -23,11 +23,16 @@ def test_epochs_and_seeds_shuffle_differently_and_repeatably():
     assert orders[1, 1] == np.concatenate(epoch_batches(ones, 7, 1, 1)).tolist()
 
 
-@given(costs, st.integers(1, 9))
-def test_every_item_goes_to_one_rank_and_no_rank_is_far_above_the_mean(costs: list[int], ranks: int):
-    shares = share_out(costs, ranks)
-    assert len(shares) == ranks
-    assert sorted(item for share in shares for item in share) == list(range(len(costs)))
-    loads = [sum(costs[item] for item in share) for share in shares]
-    # Graham's bound: the last item of the fullest rank was put where the load was lowest, so at most the mean.
-    assert max(loads) <= sum(costs) / ranks + max(costs, default=0)
+def test_every_frame_is_equally_likely_in_every_step():
+    """Dear frames and cheap ones alike: over many epochs each is about as often in the first batch as in the last."""
+    epochs, frames = 2000, 12
+    uneven = np.array([1, 40] * (frames // 2), dtype=np.int64)
+    first, last = np.zeros(frames), np.zeros(frames)
+    for epoch in range(epochs):
+        order = np.concatenate(epoch_batches(uneven, 120, 0, epoch))
+        first[order[: frames // 3]] += 1
+        last[order[-(frames // 3) :]] += 1
+    # Five standard deviations of a binomial.
+    margin = 5 * np.sqrt(epochs * (1 / 3) * (2 / 3))
+    np.testing.assert_allclose(first, epochs / 3, atol=margin)
+    np.testing.assert_allclose(last, epochs / 3, atol=margin)

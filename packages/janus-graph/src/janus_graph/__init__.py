@@ -1,11 +1,12 @@
 """Periodic atom graphs: neighbour lists, three-body pairs, batches, and exact derivatives of an energy."""
 
 from janus_graph.batch import build_graph
+from janus_graph.cache import GraphCache
 from janus_graph.derivatives import PROPERTIES, EnergyFunction, Potential, Properties, conservative_properties
 from janus_graph.geometry import Halo, edge_vectors, no_halo, strained, volumes
 from janus_graph.graph import AtomGraph
 from janus_graph.near import near_pairs
-from janus_graph.neighbors import NeighborList, neighbor_list
+from janus_graph.neighbors import NeighborList, neighbor_list, neighbor_lists
 from janus_graph.structure import HIGHEST_ATOMIC_NUMBER, Structure
 from janus_graph.tables import EdgeTables, edge_tables, near_tables
 
@@ -15,6 +16,7 @@ __all__ = [
     "AtomGraph",
     "EdgeTables",
     "EnergyFunction",
+    "GraphCache",
     "Halo",
     "NeighborList",
     "Potential",
@@ -27,6 +29,7 @@ __all__ = [
     "near_pairs",
     "near_tables",
     "neighbor_list",
+    "neighbor_lists",
     "no_halo",
     "strained",
     "volumes",

@@ -12,7 +12,6 @@ import torch
 from janus_comm import Communicator
 from janus_graph import HIGHEST_ATOMIC_NUMBER, Potential
 from janus_train.data.batch import FrameSource
-from janus_train.data.batching import share_out
 from janus_train.data.frame import Frame
 
 _COLUMNS = (
@@ -82,7 +81,7 @@ def evaluate(
     errors = np.zeros((len(frames), len(_COLUMNS)))
     per_element = np.zeros((HIGHEST_ATOMIC_NUMBER + 1, 2))
     points: dict[int, dict[str, np.ndarray]] = {}
-    mine = share_out(source.edges.tolist(), world.size)[world.rank]
+    mine = source.shares(range(len(frames)), world.size)[world.rank]
     for place, prediction in predict(potential, source, mine, properties, budget):
         frame = frames[place]
         errors[place] = _errors(frame, prediction)

@@ -16,7 +16,7 @@ from janus_comm import Accounting, Communicator
 from janus_train.checkpoint import TrainingState, save_checkpoint
 from janus_train.config import Config
 from janus_train.data.batch import FrameSource, label_counts
-from janus_train.data.batching import epoch_batches, share_out
+from janus_train.data.batching import epoch_batches
 from janus_train.data.write import write_frames
 from janus_train.display import Display
 from janus_train.evaluate import Evaluation, evaluate
@@ -140,9 +140,7 @@ def _batches(training: Training) -> Iterator[np.ndarray]:
 
 def _step(training: Training, places: np.ndarray, lr: float) -> StepResult:
     state, config, world = training.state, training.config, training.world
-    costs = training.train.edges[places].tolist()
-    share = [int(places[item]) for item in share_out(costs, world.size)[world.rank]]
-    batch = training.train.batch(share)
+    batch = training.train.batch(training.train.shares(places.tolist(), world.size)[world.rank])
     counts = label_counts([training.train.frames[place] for place in places])
     result = compute_gradients(
         state.model, state.model, None if batch is None else batch.to(training.device), counts,

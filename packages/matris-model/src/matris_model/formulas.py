@@ -15,9 +15,9 @@ NORM_EPS = 1e-5
 
 
 LARGEST_LOGIT = 10.0
-"""What queries and keys add to a logit of the atom attention stays below this. An edge counts as long as its envelope is
-above e^−logit: without a bound that can be a hair from the cutoff, where energy and forces would be smooth in name only;
-with it, it is a sixtieth of the cutoff.
+"""What queries and keys add to a logit of the atom attention stays below this. An edge counts as long as its envelope
+is above e^−logit: without a bound that can be a hair from the cutoff, where energy and forces would be smooth in name
+only; with it, it is a sixtieth of the cutoff.
 """
 
 

@@ -11,12 +11,9 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from janus_graph import AtomGraph, NeighborList, build_graph, neighbor_list
+from janus_graph import AtomGraph, build_graph
+from janus_graph.packing import CostModel, share_out, structure_sizes
 from janus_train.data.frame import Frame
-
-# Neighbour lists of up to so many edges are kept (36 bytes each); beyond that they are made again for every batch,
-# which costs some 0.3 ms a structure.
-_EDGES_KEPT = 5_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +50,7 @@ class Batch:
 
 
 class FrameSource:
-    """Frames of which any selection can be had as a batch; remembers neighbour lists while that is cheap.
+    """Frames of which any selection can be had as a batch. Graphs are made anew each time: that is as fast as keeping.
 
     Args:
         frames: all frames.
@@ -61,33 +58,29 @@ class FrameSource:
         near_cutoff: of the model, Å.
 
     Attributes:
-        edges: edges of each frame: what it costs.
+        atoms: atoms of each frame.
+        edges: edges of each frame.
+        costs: what each frame costs to compute.
     """
 
     def __init__(self, frames: Sequence[Frame], cutoff: float, near_cutoff: float) -> None:
         self.frames = frames
         self.cutoff, self.near_cutoff = cutoff, near_cutoff
-        self._lists: dict[int, NeighborList] = {}
-        edges, kept = [], 0
-        for place, frame in enumerate(frames):
-            found = neighbor_list(frame.structure, cutoff)
-            edges.append(len(found))
-            if kept + len(found) <= _EDGES_KEPT:
-                self._lists[place] = found
-                kept += len(found)
-        self.edges = np.array(edges, dtype=np.int64)
+        sizes = structure_sizes([frame.structure for frame in frames], cutoff, near_cutoff)
+        self.atoms, self.edges, self.costs = sizes.atoms, sizes.edges, CostModel()(sizes)
 
     def batch(self, places: Sequence[int]) -> Batch | None:
         """The batch of the frames at these places; None for no places at all."""
         if not places:
             return None
         frames = [self.frames[place] for place in places]
-        lists = [
-            self._lists[place] if place in self._lists else neighbor_list(frame.structure, self.cutoff)
-            for place, frame in zip(places, frames, strict=True)
-        ]
-        graph = build_graph([frame.structure for frame in frames], self.cutoff, self.near_cutoff, lists)
-        return _label(frames, graph)
+        return _label(frames, build_graph([frame.structure for frame in frames], self.cutoff, self.near_cutoff))
+
+    def shares(self, places: Sequence[int], ranks: int) -> list[list[int]]:
+        """The same places, a share for each rank, at about the same cost."""
+        picked = np.array(places, dtype=np.int64)
+        shares = share_out(self.costs[picked].tolist(), self.atoms[picked].tolist(), ranks)
+        return [picked[share].tolist() for share in shares]
 
 
 def label_counts(frames: Sequence[Frame]) -> dict[str, int]:
