@@ -82,8 +82,8 @@ class FourierExpansion(nn.Module):
 class SphericalHarmonicExpansion(nn.Module):
     """`C_{l,n} √((2l+1)/4π) P_l(cos θ)`, l major.
 
-    C_{l,n} = √(2/R³) j_l(z_{l,n}/R)/|j_{l+1}(z_{l,n})| with the zeros z of j_l and the cutoff R: the published code feeds
-    a radial function of the second edge with the length of its unit vector, so it is constant, and of the 16
+    C_{l,n} = √(2/R³) j_l(z_{l,n}/R)/|j_{l+1}(z_{l,n})| with the zeros z of j_l and the cutoff R: the published code
+    feeds a radial function of the second edge with the length of its unit vector, so it is constant, and of the 16
     functions 4 are independent.
     """
 
@@ -97,7 +97,8 @@ class SphericalHarmonicExpansion(nn.Module):
         table = _PUBLISHED if cutoff == _PUBLISHED_CUTOFF else _radial_constants(cutoff)
         scale = _PUBLISHED_FACTOR if cutoff == _PUBLISHED_CUTOFF else math.sqrt(2 / cutoff**3)
         rows = [
-            [math.sqrt((2 * l + 1) / (4 * math.pi)) * table[l][n] / scale for n in range(max_n)] for l in range(max_l)
+            [math.sqrt((2 * degree + 1) / (4 * math.pi)) * constant / scale for constant in table[degree][:max_n]]
+            for degree in range(max_l)
         ]
         self.register_buffer("constants", torch.tensor(rows, dtype=torch.float64), persistent=False)
 
@@ -111,14 +112,14 @@ class SphericalHarmonicExpansion(nn.Module):
 def _radial_constants(cutoff: float) -> tuple[tuple[float, ...], ...]:
     return tuple(
         tuple(
-            math.sqrt(2 / cutoff**3) * _spherical_bessel(l, zero / cutoff) / abs(_spherical_bessel(l + 1, zero))
+            math.sqrt(2 / cutoff**3) * spherical_bessel(order, zero / cutoff) / abs(spherical_bessel(order + 1, zero))
             for zero in zeros
         )
-        for l, zeros in enumerate(_ZEROS)
+        for order, zeros in enumerate(_ZEROS)
     )
 
 
-def _spherical_bessel(order: int, x: float) -> float:
+def spherical_bessel(order: int, x: float) -> float:
     """j_order(x) by upward recurrence (DLMF 10.51.1), which loses some five digits where x is well below the order."""
     before, now = math.cos(x) / x, math.sin(x) / x
     for n in range(order):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ class MatRISConfig:
         def number(value: Any) -> bool:
             return isinstance(value, float) or whole(value)
 
-        wanted = {
+        wanted: dict[str, tuple[str, Callable[[Any], bool]]] = {
             **dict.fromkeys(_COUNTS, ("a whole number of at least 1", lambda x: whole(x) and x >= 1)),
             **dict.fromkeys(_SWITCHES, ("True or False", lambda x: isinstance(x, bool))),
             **dict.fromkeys(_CHOICES, ("a name", lambda x: isinstance(x, str))),

@@ -58,9 +58,7 @@ class RefinementLayer(nn.Module):
         smooth_edges: whether the envelope acts on what updates the edges too.
     """
 
-    def __init__(
-        self, node_width: int, edge_width: int, inputs: int, config: MatRISConfig, smooth_edges: bool
-    ) -> None:
+    def __init__(self, node_width: int, edge_width: int, inputs: int, config: MatRISConfig, smooth_edges: bool) -> None:
         super().__init__()
         self.smooth_edges = smooth_edges
         self.node_res_weight = nn.Parameter(torch.ones(1, node_width))
@@ -108,9 +106,7 @@ class InteractionBlock(nn.Module):
         self.refine_block_atom_graph = RefinementLayer(
             atom, bond, bond + 2 * atom, config, smooth_edges=config.use_smoothed_for_delta_edge
         )
-        self.refine_block_line_graph = RefinementLayer(
-            bond, angle, angle + atom + 2 * bond, config, smooth_edges=False
-        )
+        self.refine_block_line_graph = RefinementLayer(bond, angle, angle + atom + 2 * bond, config, smooth_edges=False)
 
     def forward(
         self,

@@ -32,6 +32,17 @@ class MLP(nn.Module):
         """One row of outputs for each row."""
         return self.layers(rows)
 
+    @property
+    def first(self) -> nn.Linear:
+        """The first linear layer."""
+        layer = self.layers[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def after_first(self, rows: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
+        """What comes out, given what the first linear layer gives."""
+        return self.layers[1:](rows)
+
 
 class SiLULinear(nn.Module):
     """`silu(W x)`."""
@@ -50,20 +61,19 @@ class GatedUpdate(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int, config: MatRISConfig, dropout: float = 0.0) -> None:
         super().__init__()
+        self.gate_norm = make_norm(outputs, config.norm_type)
+        self.core_norm = make_norm(outputs, config.norm_type)
         self.mlp_core = MLP(inputs, (hidden,), outputs, dropout=dropout)
         self.mlp_gate = MLP(inputs, (hidden,), outputs, dropout=dropout)
-        self.core_norm = make_norm(outputs, config.norm_type)
-        self.gate_norm = make_norm(outputs, config.norm_type)
 
     def forward(self, parts: Sequence[Part]) -> Float[Tensor, "rows outputs"]:
         """One row for each row of the joined parts."""
-        core, gate = self.mlp_core.layers, self.mlp_gate.layers
+        core, gate = self.mlp_core, self.mlp_gate
         # Both first layers in one product, and rows of both in one gather.
-        hidden = joint_linear(
-            parts, torch.cat([core[0].weight, gate[0].weight]), torch.cat([core[0].bias, gate[0].bias])
-        )
-        core_hidden, gate_hidden = core[2](silu(hidden)).chunk(2, dim=1)
-        return silu(self.core_norm(core[3](core_hidden))) * torch.sigmoid(self.gate_norm(gate[3](gate_hidden)))
+        weight, bias = torch.cat([core.first.weight, gate.first.weight]), torch.cat([core.first.bias, gate.first.bias])
+        core_hidden, gate_hidden = joint_linear(parts, weight, bias).chunk(2, dim=1)
+        kept = self.core_norm(core.after_first(core_hidden))
+        return silu(kept) * torch.sigmoid(self.gate_norm(gate.after_first(gate_hidden)))
 
 
 class PlainUpdate(nn.Sequential):
@@ -76,11 +86,7 @@ class PlainUpdate(nn.Sequential):
         """One row for each row of the joined parts."""
         mlp, norm = self
         assert isinstance(mlp, MLP)
-        first, *rest = mlp.layers
-        rows = joint_linear(parts, first.weight, first.bias)
-        for layer in rest:
-            rows = layer(rows)
-        return norm(rows)
+        return norm(mlp.after_first(joint_linear(parts, mlp.first.weight, mlp.first.bias)))
 
 
 def make_update(inputs: int, hidden: int, outputs: int, config: MatRISConfig, dropout: float = 0.0) -> nn.Module:
