@@ -73,7 +73,7 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
         if "magmoms" in wanted and not self.model.config.magnetic_moments:
             raise PropertyNotImplementedError("this model was trained without magnetic moments")
         config = self.model.config
-        graph = build_graph([structure], config.cutoff, config.near_cutoff).to(next(self.model.parameters()).device)
+        graph = build_graph([structure], config.cutoff, config.near_cutoff).to(self.model.references.device)
         with torch.no_grad():
             computed = self.model(graph, wanted - {"free_energy"} | {"forces"})
         self.results = self._results(graph.in_input_order, computed)

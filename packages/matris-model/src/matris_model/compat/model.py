@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from janus_graph import AtomGraph, Properties, conservative_properties
+from janus_moe import ELEMENTS
 from matris_model.compat.checkpoint import check_state, read_file, split_checkpoint
 from matris_model.compat.config import HIGHEST_ELEMENT, MatRISConfig, preset_config
 from matris_model.compat.embedding import AtomEmbedding, EdgeEmbedding, ReferenceEnergy, ThreeBodyEmbedding
@@ -67,12 +68,8 @@ class MatRIS(nn.Module):
             ValueError: something else, a configuration that is not supported, or weights that do not belong to it.
         """
         values, state = split_checkpoint(checkpoint)
-        config = MatRISConfig.from_reference(values)
-        with torch.device("meta"):
-            shapes = cls(config).state_dict()
-        dtype = check_state(state, shapes)
-        model = cls(config).to(dtype)
-        model.load_state_dict(dict(state))
+        model = cls(MatRISConfig.from_reference(values))
+        model.to(check_state(state, model.state_dict())).load_state_dict(dict(state))
         return model.eval()
 
     @classmethod
@@ -91,6 +88,14 @@ class MatRIS(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the weights, and of everything but coordinates and the sum of energies."""
         return self.atom_embedding.embedding.weight.dtype
+
+    @property
+    def references(self) -> Float64[Tensor, "tasks elements"]:
+        """Energy of each element (column = atomic number) in the one task, eV; zero where the weights have none."""
+        table = torch.zeros(1, ELEMENTS, dtype=torch.float64, device=self.atom_embedding.embedding.weight.device)
+        if self.reference_energy is not None:
+            table[:, 1 : HIGHEST_ELEMENT + 1] = self.reference_energy.fc.weight.detach().double()
+        return table
 
     def forward(self, graph: AtomGraph, properties: Collection[str] = ("energy", "forces")) -> Properties:
         """Energies of the structures and what else is asked for: forces, stress, magnetic moments.
