@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from matris_model.compat.basis import BesselExpansion, FourierExpansion, SphericalHarmonicExpansion
 from matris_model.compat.config import HIGHEST_ELEMENT, MatRISConfig
-from matris_model.compat.layers import SiLULinear
+from matris_model.compat.layers import LayerNorm, SiLULinear
 
 
 class ReferenceEnergy(nn.Module):
@@ -61,7 +61,7 @@ class EdgeEmbedding(nn.Module):
         self.threebody_rbf_expansion = BesselExpansion(config.num_radial, config.three_body_cutoff, *settings)
         self.edge_linear1 = nn.Linear(config.num_radial, width, bias=False)
         self.edge_linear2 = nn.Linear(width, width, bias=False)
-        self.edge_init_norm = nn.LayerNorm(width)
+        self.edge_init_norm = LayerNorm(width)
         self.swish_layer = SiLULinear(width)
 
     def forward(self, radial: Float[Tensor, "bonds functions"]) -> Float[Tensor, "bonds width"]:

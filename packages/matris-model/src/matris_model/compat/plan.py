@@ -51,8 +51,8 @@ def make_plan(graph: AtomGraph) -> Plan:
     bond_of_edge[first] = np.arange(len(first))
     bond_of_edge[reverse[first]] = np.arange(len(first))
     near = np.zeros(graph.edges, dtype=bool)
-    near[graph.near.edges.cpu().numpy()] = True
-    centre = graph.edge_index[0].cpu().numpy()
+    near[_on_host(graph.near.edges)] = True
+    centre = _on_host(graph.edge_index)[0]
     angle_edges = near_pairs(centre, near)
 
     def on_device(array: np.ndarray) -> Tensor:
@@ -75,8 +75,8 @@ def reverse_edges(graph: AtomGraph) -> Int64[np.ndarray, "edges"]:
     Raises:
         ValueError: an edge has no reverse.
     """
-    centre, neighbour = graph.edge_index.cpu().numpy()
-    shift = graph.edge_shifts.cpu().numpy().astype(np.int64)
+    centre, neighbour = _on_host(graph.edge_index)
+    shift = _on_host(graph.edge_shifts)
     largest = int(np.abs(shift).max(initial=0))
     # Three whole numbers as one; reversing the edge negates it, because each digit is symmetric around zero.
     code = shift @ np.array([(2 * largest + 1) ** 2, 2 * largest + 1, 1])
@@ -93,3 +93,10 @@ def reverse_edges(graph: AtomGraph) -> Int64[np.ndarray, "edges"]:
     reverse = np.empty_like(by_edge)
     reverse[by_edge] = by_reverse
     return reverse
+
+
+def _on_host(tensor: Tensor) -> Int64[np.ndarray, "..."]:
+    """Whole numbers on the host. Works inside torch.func's transforms too, where `tensor.numpy()` does not."""
+    array = np.empty(tensor.shape, dtype=np.int64)
+    torch.from_numpy(array).copy_(tensor)
+    return array
