@@ -119,7 +119,7 @@ def test_it_trains_and_resumes_like_any_model(bundled_frames: Path, tmp_path: Pa
         "run.max_steps=3",
         "loss.stress=0",
     ]
-    code, _, err = command("train", *settings, "run.stop_at_step=2", "run.dtype=float64")
+    code, _, err = command("train", *settings, "run.stop_at_step=2")
     assert code == 0, err
     code, _, err = command("resume", "run")
     assert code == 0, err
