@@ -168,14 +168,18 @@ def memory() -> dict[str, object]:
     """Bytes of what a graph holds for each edge, with float32 vectors, and for each pair."""
     graph = build_graph(crystals(60, 5, 60, seed=0), CUTOFF, NEAR_CUTOFF)
     assert graph.reverse_edge is not None
-    per_edge = [graph.edge_index, graph.edge_shifts, graph.reverse_edge]
-    per_near = [graph.near.edges, graph.near.slots, *graph.near.tables]
+    per_edge = [graph.edge_index, graph.edge_shifts, graph.reverse_edge, *_tensors(graph.around)]
+    per_near = _tensors(graph.near)
     edges = sum(tensor.nbytes for tensor in per_edge) / graph.edges + 3 * 4
     near = sum(tensor.nbytes for tensor in per_near)
     return {
         "an_edge": edges, "gate_an_edge": 70, "a_pair": near / graph.near.pairs, "gate_a_pair": 8,
         "an_edge_with_its_pairs": edges + near / graph.edges, "pairs_an_edge": graph.near.pairs / graph.edges,
     }  # fmt: skip
+
+
+def _tensors(tables: EdgeTables) -> list[torch.Tensor]:
+    return [tables.edges, tables.slots, tables.sources, tables.atoms, tables.rows]
 
 
 def caching(rounds: int) -> dict[str, object]:

@@ -106,7 +106,7 @@ def assemble_graph(
         near=near_tables(edges.index[0], edges.distance < near_cutoff, len(numbers)),
         cutoff=float(cutoff),
         near_cutoff=float(near_cutoff),
-        reverse_edge=torch.from_numpy(edges.reverse),
+        reverse_edge=torch.from_numpy(edges.reverse.astype(np.int32)),
     )
 
 

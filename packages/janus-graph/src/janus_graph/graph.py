@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 from torch import Tensor
 
 from janus_graph.tables import EdgeTables
@@ -65,7 +65,7 @@ class AtomGraph:
     near: EdgeTables
     cutoff: float
     near_cutoff: float
-    reverse_edge: Int64[Tensor, "edges"] | None = None
+    reverse_edge: Int32[Tensor, "edges"] | None = None
 
     @property
     def atoms(self) -> int:

@@ -34,7 +34,7 @@ class EdgeTables:
         pairs: number of ordered pairs (p, q), p ≠ q, of edges that share their atom.
     """
 
-    edges: Int64[Tensor, "chosen"]
+    edges: Int32[Tensor, "chosen"]
     shapes: tuple[tuple[int, int], ...]
     slots: Int32[Tensor, "chosen"]
     sources: Int32[Tensor, "places"]
@@ -185,7 +185,7 @@ def _tables(
     sources = np.full(start, len(edges), dtype=np.int32)
     sources[slots] = np.arange(len(edges))
     return EdgeTables(
-        edges=torch.from_numpy(edges),
+        edges=torch.from_numpy(edges.astype(np.int32)),
         shapes=tuple(shapes),
         slots=torch.from_numpy(slots),
         sources=torch.from_numpy(sources),

@@ -97,6 +97,19 @@ def predict(
     print(f"{count} structures written to {output}")
 
 
+@app.command()
+def export(
+    from_matris: Annotated[Path, typer.Option("--from-matris", help="official checkpoint of MatRIS")],
+    output: Annotated[Path, typer.Option(help="model directory to write; must not exist")],
+) -> None:
+    """Turn official MatRIS weights into a model that evaluate, predict and the calculator take."""
+    _matris()
+    from janus_train.recipes.matris_compat import export_reference
+
+    about = export_reference(from_matris, output)
+    print(f"{about['parameters']:,} parameters ({about['dtype']}) written to {output}")
+
+
 @app.command("check-data")
 def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
     """Read the data a configuration asks for (or the files given) and print what they hold."""
@@ -112,7 +125,7 @@ def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="a preset (nano, micro, mini, base, S, M, L) or a path to a model")],
+    model: Annotated[str, typer.Argument(help="a preset (nano, ..., L, matris-6m, matris-10m) or a path to a model")],
     as_json: JsonFlag = False,
 ) -> None:
     """Print the shape and the parameter counts of a preset or a saved model."""

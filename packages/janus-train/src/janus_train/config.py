@@ -53,7 +53,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    preset: str = Field(default="nano", description="nano, micro, mini, base, S, M or L")
+    preset: str = Field(default="nano", description="nano, micro, mini, base, S, M, L; matris-6m or matris-10m")
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from janus_graph import build_graph
 from janus_graph.ase import structure_from_ase
-from matris_model.model import MatRISMoE
-from matris_model.model_file import load_model
+from matris_model.model_file import SavedModel, load_model
 
 
 class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
@@ -37,18 +37,14 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
 
     def __init__(
         self,
-        model_or_path: MatRISMoE | str | Path,
+        model_or_path: SavedModel | str | Path,
         task: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(model_or_path, MatRISMoE):
-            # A copy: moving the caller's model, or freezing it, would be a surprise in the middle of a training.
-            model = MatRISMoE(model_or_path.config).to(model_or_path.dtype)
-            model.load_state_dict(model_or_path.state_dict())
-        else:
-            model = load_model(model_or_path)
+        # A copy: moving the caller's model, or freezing it, would be a surprise in the middle of a training.
+        model = load_model(model_or_path) if isinstance(model_or_path, (str, Path)) else copy.deepcopy(model_or_path)
         self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.task = self.model.task_index(task)
 

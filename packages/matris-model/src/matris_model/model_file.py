@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -14,11 +14,17 @@ from safetensors.torch import load_file, save_file
 from matris_model.config import MatRISMoEConfig
 from matris_model.model import MatRISMoE
 
+if TYPE_CHECKING:
+    from matris_model.compat import MatRIS
+
+SavedModel: TypeAlias = "MatRISMoE | MatRIS"
+"""What a model file can hold."""
+
 FORMAT = "matris-moe"
 VERSION = 1
 
 
-def save_model(model: MatRISMoE, path: str | Path, about: dict[str, Any] | None = None) -> Path:
+def save_model(model: SavedModel, path: str | Path, about: dict[str, Any] | None = None) -> Path:
     """Writes `model.safetensors` and `model.json` into a directory (made where it is missing), and returns it.
 
     Both are written beside the old ones first and then renamed, so a reader never sees half a file.
@@ -37,6 +43,7 @@ def save_model(model: MatRISMoE, path: str | Path, about: dict[str, Any] | None 
     content = {
         "format": FORMAT,
         "version": VERSION,
+        "kind": type(model).__name__,
         "config": model.config.to_dict(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "sha256": _sha256(partial),
@@ -49,7 +56,7 @@ def save_model(model: MatRISMoE, path: str | Path, about: dict[str, Any] | None 
     return directory
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> MatRISMoE:
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> SavedModel:
     """The model in a directory (a run directory too), or that a `model.safetensors` or `model.json` belongs to.
 
     Raises:
@@ -66,11 +73,21 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> MatRISMo
         )
     try:
         state = load_file(weights)
-        model = MatRISMoE(MatRISMoEConfig.from_dict(content["config"]))
+        model = _new_model(content.get("kind", MatRISMoE.__name__), content["config"])
         model.to(getattr(torch, content["dtype"])).load_state_dict(state)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{weights} or {meaning.name} beside it is damaged: {error}; copy both files again") from error
     return model.to(device).eval()
+
+
+def _new_model(kind: str, config: dict[str, Any]) -> SavedModel:
+    if kind == MatRISMoE.__name__:  # also of files that were written before there were kinds
+        return MatRISMoE(MatRISMoEConfig.from_dict(config))
+    if kind == "MatRIS":
+        from matris_model.compat import MatRIS, MatRISConfig
+
+        return MatRIS(MatRISConfig.from_dict(config))
+    raise ValueError(f"kind is {kind!r}; this program knows MatRISMoE and MatRIS")
 
 
 def _directory_of(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""How MatRIS-MoE is made from a configuration, saved, opened and looked at."""
+"""How MatRIS-MoE, or the published MatRIS, is made from a configuration, saved, opened and looked at."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from janus_train.config import ModelConfig
 from janus_train.data.load import DataSet
 from janus_train.data.statistics import Statistics
 from janus_train.failure import UserError
+from janus_train.recipes.matris_compat import compat_model, describe_compat
 from janus_train.recipes.recipe import ExpertMap, Recipe
 from matris_model import (
     PRESETS,
@@ -27,6 +28,8 @@ from matris_model import (
     preset_config,
     save_model,
 )
+from matris_model.compat import PRESETS as COMPAT_PRESETS
+from matris_model.compat import MatRIS, MatRISConfig
 
 # What follows from the data is not for the configuration to say.
 _FROM_DATA = ("tasks", "elements")
@@ -39,8 +42,8 @@ def model_config(config: ModelConfig) -> MatRISMoEConfig:
         UserError: no such preset or field, or values that do not fit together.
     """
     if config.preset not in PRESETS:
-        nearest = difflib.get_close_matches(config.preset, PRESETS, n=1)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(PRESETS)}"
+        nearest = difflib.get_close_matches(config.preset, _preset_names(), n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(_preset_names())}"
         raise UserError(f"model.preset: no preset '{config.preset}'; {hint}")
     fields = {f.name: f.type for f in dataclasses.fields(MatRISMoEConfig) if f.name not in _FROM_DATA}
     for name, value in config.changes.items():
@@ -58,17 +61,26 @@ def model_config(config: ModelConfig) -> MatRISMoEConfig:
 
 
 def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> Recipe:
-    """A MatRIS-MoE for these data: their tasks and elements, reference energies and scales; random weights."""
+    """A model for these data: their tasks and elements, reference energies and scales; random weights."""
+    model: MatRISMoE | MatRIS
+    if config.preset in COMPAT_PRESETS:
+        model = compat_model(config, data, statistics, seed)
+    else:
+        model = _moe_model(config, data, statistics, seed)
+    return Recipe(model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, expert_maps)
+
+
+def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> MatRISMoE:
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
     if any(frame.has("magmoms") for frame in data.train) and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
     model = MatRISMoE(shape, seed)
     model.references.copy_(torch.from_numpy(statistics.references))
     model.scales.copy_(torch.from_numpy(statistics.scales))
-    return Recipe(model, shape.cutoff, shape.near_cutoff, _save, open_matris, expert_maps)
+    return model
 
 
-def open_matris(path: Path) -> MatRISMoE:
+def open_matris(path: Path) -> MatRISMoE | MatRIS:
     """The model that a run or `save_model` left in a directory.
 
     Raises:
@@ -109,14 +121,24 @@ def expert_maps(model: nn.Module, atoms_of_element: np.ndarray) -> list[ExpertMa
 def describe(name_or_path: str) -> dict[str, Any]:
     """Shape and parameter counts of a preset, or of a saved model. The largest preset is counted without memory."""
     if name_or_path in PRESETS:
-        config = preset_config(name_or_path)
-        return {"model": name_or_path, **count_parameters(config), "config": config.to_dict()}
+        return _about(name_or_path, preset_config(name_or_path))
+    if name_or_path in COMPAT_PRESETS:
+        return _about(name_or_path, COMPAT_PRESETS[name_or_path])
     if not Path(name_or_path).exists():
-        raise UserError(f"'{name_or_path}' is neither a preset ({', '.join(PRESETS)}) nor a path to a model")
-    config = open_matris(Path(name_or_path)).config
-    return {"model": name_or_path, **count_parameters(config), "config": config.to_dict()}
+        raise UserError(f"'{name_or_path}' is neither a preset ({', '.join(_preset_names())}) nor a path to a model")
+    return _about(name_or_path, open_matris(Path(name_or_path)).config)
+
+
+def _about(name: str, config: MatRISMoEConfig | MatRISConfig) -> dict[str, Any]:
+    if isinstance(config, MatRISConfig):
+        return describe_compat(name, config)
+    return {"model": name, **count_parameters(config), "config": config.to_dict()}
+
+
+def _preset_names() -> list[str]:
+    return [*PRESETS, *COMPAT_PRESETS]
 
 
 def _save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
-    assert isinstance(model, MatRISMoE)
+    assert isinstance(model, (MatRISMoE, MatRIS))
     save_model(model, path, dict(about))

@@ -18,6 +18,7 @@ from janus_train.evaluate import evaluate, predict
 from janus_train.failure import UserError
 from janus_train.recipes.matris import open_matris
 from matris_model import MatRISMoE
+from matris_model.compat import MatRIS
 
 # Edges of one pass: some 300 MB for the small presets.
 _BUDGET = 20_000
@@ -74,7 +75,7 @@ def predict_file(model_path: Path, path: Path, output: Path, task: str | None) -
     return len(predicted)
 
 
-def _source(model: MatRISMoE, frames: Sequence[Frame], task: str | None) -> FrameSource:
+def _source(model: MatRISMoE | MatRIS, frames: Sequence[Frame], task: str | None) -> FrameSource:
     known = model.config.tasks
     if task is not None and task not in known:
         raise UserError(f"no task '{task}'; this model knows {', '.join(known)}")
