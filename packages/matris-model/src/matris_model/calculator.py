@@ -13,8 +13,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from janus_graph import build_graph
 from janus_graph.ase import structure_from_ase
+from matris_model.frozen import frozen_model
 from matris_model.model import MatRISMoE
-from matris_model.model_file import load_model
 
 
 class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
@@ -43,13 +43,7 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(model_or_path, MatRISMoE):
-            # A copy: moving the caller's model, or freezing it, would be a surprise in the middle of a training.
-            model = MatRISMoE(model_or_path.config).to(model_or_path.dtype)
-            model.load_state_dict(model_or_path.state_dict())
-        else:
-            model = load_model(model_or_path)
-        self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.model = frozen_model(model_or_path, device, dtype)
         self.task = self.model.task_index(task)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

@@ -1,0 +1,27 @@
+"""A model as those take it who only use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from matris_model.model import MatRISMoE
+from matris_model.model_file import load_model
+
+
+def frozen_model(
+    model_or_path: MatRISMoE | str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> MatRISMoE:
+    """A model for use: one that was saved, or a copy of the given one, with weights that ask for no gradient.
+
+    Raises:
+        ValueError: no model at the path, or what else `load_model` refuses.
+    """
+    if isinstance(model_or_path, MatRISMoE):
+        # A copy: moving the caller's model, or freezing it, would be a surprise in the middle of a training.
+        model = MatRISMoE(model_or_path.config).to(model_or_path.dtype)
+        model.load_state_dict(model_or_path.state_dict())
+    else:
+        model = load_model(model_or_path)
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
