@@ -1,17 +1,25 @@
 """The laws themselves: they pass what is right and fail what is wrong."""
 
+import dataclasses
+import functools
 import itertools
 
 import numpy as np
 import pytest
 
-from janus_graph import NeighborList, Structure, neighbor_list
+from janus_graph import NeighborList, Structure, neighbor_list, neighbor_lists
+from janus_graph.search import compiled_search, library_search
 from janus_graph.testing import brute_force_neighbor_list, check_neighbor_list, sample_structures
 from janus_graph.testing import neighbor_lists as laws
 
 
 def rows(listed, chosen):
-    return NeighborList(listed.centre[chosen], listed.neighbour[chosen], listed.shift[chosen], listed.distance[chosen])
+    """Some edges of a list in some order; reverses are right for those that have one, and otherwise the edge itself."""
+    centre, neighbour, shift = listed.centre[chosen], listed.neighbour[chosen], listed.shift[chosen]
+    edges = list(zip(centre.tolist(), neighbour.tolist(), *shift.T.tolist(), strict=True))
+    place = {edge: index for index, edge in enumerate(edges)}
+    reverse = [place.get((j, i, -a, -b, -c), place[i, j, a, b, c]) for i, j, a, b, c in edges]
+    return NeighborList(centre, neighbour, shift, listed.distance[chosen], np.array(reverse, dtype=np.int64))
 
 
 def only_the_nearest_images(structure, cutoff):
@@ -44,7 +52,7 @@ def shifts_of_wrapped_atoms(structure, cutoff):
     home = np.floor(structure.positions @ np.linalg.pinv(structure.cell)).astype(np.int32)
     shift = listed.shift + home[listed.neighbour] - home[listed.centre]
     order = np.lexsort((*shift.T[::-1], listed.neighbour, listed.centre))
-    return rows(NeighborList(listed.centre, listed.neighbour, shift, listed.distance), order)
+    return rows(dataclasses.replace(listed, shift=shift), order)
 
 
 def only_atoms_at_positive_x(structure, cutoff):
@@ -69,7 +77,16 @@ def one_edge_less(structure, cutoff):
 
 def lengths_too_long(structure, cutoff):
     listed = neighbor_list(structure, cutoff)
-    return NeighborList(listed.centre, listed.neighbour, listed.shift, listed.distance + 1e-6)
+    return dataclasses.replace(listed, distance=listed.distance + 1e-6)
+
+
+def reverses_between_the_same_atoms_through_any_image(structure, cutoff):
+    listed = neighbor_list(structure, cutoff)
+    return dataclasses.replace(listed, reverse=np.lexsort((listed.centre, listed.neighbour)))
+
+
+def no_reverses(structure, cutoff):
+    return dataclasses.replace(neighbor_list(structure, cutoff), reverse=np.zeros(0, dtype=np.int64))
 
 
 WRONG = [
@@ -80,6 +97,8 @@ WRONG = [
     (laws.edges_are_sorted, every_edge_twice),
     (laws.edges_are_shorter_than_the_cutoff, up_to_the_cutoff),
     (laws.edges_have_a_reverse, half_of_the_edges),
+    (laws.reverses_are_found_where_they_are, reverses_between_the_same_atoms_through_any_image),
+    (laws.reverses_are_found_where_they_are, no_reverses),
     (laws.edges_do_not_depend_on_wrapping, shifts_of_wrapped_atoms),
     (laws.edges_do_not_depend_on_wrapping, only_the_nearest_images),
     (laws.edges_do_not_depend_on_translation, only_atoms_at_positive_x),
@@ -90,7 +109,23 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("right", [neighbor_list, brute_force_neighbor_list])
+def from_the_middle_of_a_batch(structure, cutoff):
+    """The list of a structure that is searched together with all samples."""
+    others = list(sample_structures().values())
+    return neighbor_lists([*others, structure, *others], cutoff, compiled_search)[len(others)]
+
+
+RIGHT = {
+    "default": neighbor_list,
+    "naive": brute_force_neighbor_list,
+    "pairs": functools.partial(neighbor_list, search=functools.partial(compiled_search, most_by_pairs=10**6)),
+    "bins": functools.partial(neighbor_list, search=functools.partial(compiled_search, most_by_pairs=0)),
+    "library": functools.partial(neighbor_list, search=library_search),
+    "batched": from_the_middle_of_a_batch,
+}
+
+
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT.keys())
 def test_a_right_list_passes_every_law(right):
     check_neighbor_list(right)
 

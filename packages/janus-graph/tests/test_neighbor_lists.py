@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -10,9 +11,15 @@ from hypothesis import strategies as st
 
 from graph_strategies import cutoffs, seeds, structures
 from janus_graph import Structure, neighbor_list
-from janus_graph.neighbors import complete_cell
+from janus_graph.search import compiled_search, library_search
+from janus_graph.search.library import complete_cell
 from janus_graph.testing import NEIGHBOR_LIST_LAWS, brute_force_neighbor_list
 
+SEARCHES = {
+    "pairs": functools.partial(compiled_search, most_by_pairs=10**6),
+    "bins": functools.partial(compiled_search, most_by_pairs=0),
+    "library": library_search,
+}
 NOWHERE, EVERYWHERE = [False] * 3, [True] * 3
 
 
@@ -23,10 +30,11 @@ def edges_of(listed):
     }
 
 
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
 @pytest.mark.parametrize("law", NEIGHBOR_LIST_LAWS, ids=lambda law: law.__name__)
 @given(structure=structures(), cutoff=cutoffs, seed=seeds)
-def test_neighbor_list_law(law, structure, cutoff, seed):
-    law(neighbor_list, structure, cutoff, np.random.default_rng(seed))
+def test_neighbor_list_law(search, law, structure, cutoff, seed):
+    law(functools.partial(neighbor_list, search=search), structure, cutoff, np.random.default_rng(seed))
 
 
 @given(structure=structures(), cutoff=cutoffs)
@@ -93,7 +101,8 @@ def test_rounding_does_not_decide_about_a_shell_of_neighbours_at_the_cutoff(latt
 
 @given(structures())
 def test_the_completed_cell_keeps_what_repeats_and_adds_unit_vectors_at_right_angles(structure):
-    cell, periodic = complete_cell(structure), structure.periodic
+    periodic = structure.periodic
+    cell = complete_cell(structure.cell, periodic)
     np.testing.assert_array_equal(cell[periodic], structure.cell[periodic])
     added = cell[~periodic]
     np.testing.assert_allclose(added @ added.T, np.eye(len(added)), atol=1e-14)

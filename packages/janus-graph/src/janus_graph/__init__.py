@@ -1,11 +1,12 @@
 """Periodic atom graphs: neighbour lists, three-body pairs, batches, and exact derivatives of an energy."""
 
 from janus_graph.batch import build_graph
+from janus_graph.cache import GraphCache
 from janus_graph.derivatives import PROPERTIES, EnergyFunction, Potential, Properties, conservative_properties
 from janus_graph.geometry import Halo, edge_vectors, no_halo, strained, volumes
 from janus_graph.graph import AtomGraph
 from janus_graph.near import NearTables, near_pairs, near_tables
-from janus_graph.neighbors import NeighborList, neighbor_list
+from janus_graph.neighbors import NeighborList, neighbor_list, neighbor_lists
 from janus_graph.structure import HIGHEST_ATOMIC_NUMBER, Structure
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PROPERTIES",
     "AtomGraph",
     "EnergyFunction",
+    "GraphCache",
     "Halo",
     "NearTables",
     "NeighborList",
@@ -25,6 +27,7 @@ __all__ = [
     "near_pairs",
     "near_tables",
     "neighbor_list",
+    "neighbor_lists",
     "no_halo",
     "strained",
     "volumes",

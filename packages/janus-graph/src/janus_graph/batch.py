@@ -10,7 +10,9 @@ from jaxtyping import Int64
 
 from janus_graph.graph import AtomGraph
 from janus_graph.near import near_tables
-from janus_graph.neighbors import NeighborList, neighbor_list
+from janus_graph.neighbors import NeighborList, require_cutoff
+from janus_graph.order import atom_order
+from janus_graph.search import Edges, EdgeSearch, PackedStructures, preferred_search, sorted_edges
 from janus_graph.structure import HIGHEST_ATOMIC_NUMBER, Structure
 
 
@@ -19,6 +21,7 @@ def build_graph(
     cutoff: float,
     near_cutoff: float,
     neighbor_lists: Sequence[NeighborList] | None = None,
+    search: EdgeSearch | None = None,
 ) -> AtomGraph:
     """The graph of a batch of structures, on the CPU.
 
@@ -26,69 +29,100 @@ def build_graph(
         structures: what is in the batch, at least one.
         cutoff: edges are strictly shorter (Å).
         near_cutoff: near edges, whose pairs make the three-body terms, are strictly shorter (Å).
-        neighbor_lists: lists that were made before for these structures with this cutoff.
+        neighbor_lists: lists that were made before for these structures with this cutoff. Looking for edges anew is
+            about as fast where numba is installed.
+        search: what looks for edges otherwise, by default the fastest that is installed (`janus_graph.search`).
 
     Raises:
-        ValueError: no structures, or a near cutoff that is not above zero and at most the cutoff.
+        ValueError: no structures, a cutoff that is not a positive number, or a near cutoff that is not above zero and
+            at most the cutoff.
     """
     if not structures:
         raise ValueError("a batch needs at least one structure")
+    require_cutoffs(cutoff, near_cutoff)
+    order = atom_order(structures)
+    if neighbor_lists:
+        edges = _renamed(neighbor_lists, [len(structure) for structure in structures], order)
+    else:
+        edges = (search or preferred_search())(pack_in_order(structures, order), cutoff)
+    return assemble_graph(structures, order, edges, cutoff, near_cutoff)
+
+
+def require_cutoffs(cutoff: float, near_cutoff: float) -> None:
+    """Refuses cutoffs that are not lengths, or in the wrong order."""
+    require_cutoff(cutoff)
     if not 0 < near_cutoff <= cutoff:
         raise ValueError(f"near_cutoff is {near_cutoff} Å; it must be above 0 and at most cutoff = {cutoff} Å")
-    lists = neighbor_lists or [neighbor_list(structure, cutoff) for structure in structures]
+
+
+def pack_in_order(structures: Sequence[Structure], order: Int64[np.ndarray, "atoms"]) -> PackedStructures:
+    """The structures for a search, whose edges then name atoms by their places in this order.
+
+    Args:
+        structures: at least one.
+        order: which atoms to take, counted through all structures; any order that keeps elements and structures apart.
+    """
+    first_atom = np.zeros(len(structures) + 1, dtype=np.int64)
+    np.cumsum([len(structure) for structure in structures], out=first_atom[1:])
+    owner = np.repeat(np.arange(len(structures)), np.diff(first_atom))
+    place = np.argsort(owner[order], kind="stable")
+    return PackedStructures(
+        positions=np.concatenate([structure.positions for structure in structures])[order[place]],
+        cells=np.array([structure.cell for structure in structures]),
+        periodic=np.array([structure.periodic for structure in structures]),
+        first_atom=first_atom,
+        place=place,
+    )
+
+
+def assemble_graph(
+    structures: Sequence[Structure], order: Int64[np.ndarray, "atoms"], edges: Edges, cutoff: float, near_cutoff: float
+) -> AtomGraph:
+    """The graph of structures whose edges are known by the places of atoms in an order."""
     sizes = np.array([len(structure) for structure in structures])
     owner = np.repeat(np.arange(len(structures)), sizes)
     given_numbers = np.concatenate([structure.atomic_numbers for structure in structures])
-
-    input_index = np.argsort(given_numbers, kind="stable")
-    place = np.empty_like(input_index)
-    place[input_index] = np.arange(len(input_index))
-
-    edge_owner = np.repeat(np.arange(len(structures)), [len(edges) for edges in lists])
-    first_atom = np.cumsum(sizes) - sizes
-    given_centre = np.concatenate([edges.centre for edges in lists]) + first_atom[edge_owner]
-    given_neighbour = np.concatenate([edges.neighbour for edges in lists]) + first_atom[edge_owner]
-    edge_order, edge_counts = _edges_by_new_centre(given_centre, input_index)
-    centre = place[given_centre[edge_order]]
-    neighbour = place[given_neighbour[edge_order]]
-    distance = np.concatenate([edges.distance for edges in lists])[edge_order]
-    shift = np.concatenate([edges.shift for edges in lists])[edge_order]
-    positions = np.concatenate([structure.positions for structure in structures])[input_index]
-    elements, first_of_element, atoms_per_element = np.unique(
-        given_numbers[input_index], return_index=True, return_counts=True
-    )
+    numbers = given_numbers[order]
+    elements, first_of_element, atoms_per_element = np.unique(numbers, return_index=True, return_counts=True)
+    edges_before = np.searchsorted(edges.index[0], np.append(first_of_element, len(numbers)))
     labels = np.array([(s.charge, s.spin, s.task) for s in structures], dtype=np.int64)
     return AtomGraph(
-        positions=torch.from_numpy(positions),
-        atomic_numbers=torch.from_numpy(given_numbers[input_index]),
-        structure_index=torch.from_numpy(owner[input_index]),
-        input_index=torch.from_numpy(input_index),
-        cells=torch.from_numpy(np.stack([structure.cell for structure in structures])),
-        periodic=torch.from_numpy(np.stack([structure.periodic for structure in structures])),
+        positions=torch.from_numpy(np.concatenate([structure.positions for structure in structures])[order]),
+        atomic_numbers=torch.from_numpy(numbers),
+        structure_index=torch.from_numpy(owner[order]),
+        input_index=torch.from_numpy(order),
+        cells=torch.from_numpy(np.array([structure.cell for structure in structures])),
+        periodic=torch.from_numpy(np.array([structure.periodic for structure in structures])),
         charges=torch.from_numpy(labels[:, 0].copy()),
         spins=torch.from_numpy(labels[:, 1].copy()),
         tasks=torch.from_numpy(labels[:, 2].copy()),
         composition=torch.from_numpy(_composition(given_numbers, owner, sizes)),
-        edge_index=torch.from_numpy(np.stack([centre, neighbour])),
-        edge_shifts=torch.from_numpy(shift.astype(np.float64)),
+        edge_index=torch.from_numpy(edges.index),
+        edge_shifts=torch.from_numpy(edges.shift.astype(np.float64)),
         elements=tuple(elements.tolist()),
         atoms_per_element=tuple(atoms_per_element.tolist()),
-        edges_per_element=tuple(np.add.reduceat(edge_counts, first_of_element).tolist()),
-        near=near_tables(centre, distance < near_cutoff, len(input_index)),
+        edges_per_element=tuple(np.diff(edges_before).tolist()),
+        near=near_tables(edges.index[0], edges.distance < near_cutoff, len(numbers)),
         cutoff=float(cutoff),
         near_cutoff=float(near_cutoff),
+        reverse_edge=torch.from_numpy(edges.reverse),
     )
 
 
-def _edges_by_new_centre(
-    given_centre: Int64[np.ndarray, "edges"], input_index: Int64[np.ndarray, "atoms"]
-) -> tuple[Int64[np.ndarray, "edges"], Int64[np.ndarray, "atoms"]]:
-    """Which edges to take, in order, once the atoms are reordered; and how many each atom has then."""
-    given_counts = np.bincount(given_centre, minlength=len(input_index))
-    given_first = np.cumsum(given_counts) - given_counts
-    counts = given_counts[input_index]
-    within = np.arange(len(given_centre)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(given_first[input_index], counts) + within, counts
+def _renamed(lists: Sequence[NeighborList], sizes: Sequence[int], order: Int64[np.ndarray, "atoms"]) -> Edges:
+    """The edges of lists, by the places of their atoms in an order."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    first = np.repeat(np.cumsum(sizes) - np.array(sizes), [len(listed) for listed in lists])
+    index = np.stack([
+        np.concatenate([listed.centre for listed in lists]) + first,
+        np.concatenate([listed.neighbour for listed in lists]) + first,
+    ])  # fmt: skip
+    return sorted_edges(
+        place[index],
+        np.concatenate([listed.shift for listed in lists]),
+        np.concatenate([listed.distance for listed in lists]),
+    )
 
 
 def _composition(numbers: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -16,9 +16,10 @@ from janus_graph.near import NearTables
 class AtomGraph:
     """A batch of structures as one disconnected graph. Shapes, units and orders are said here and nowhere else.
 
-    Atoms are sorted by atomic number over the whole batch and edges by their centre, so that all atoms of an element,
-    all edges centred on them and all edges of one atom are contiguous slices. `input_index` leads back to the order
-    the structures were given in. Positions and cells are float64; a model casts edge vectors, not coordinates.
+    Atoms are sorted by atomic number over the whole batch, then by structure, and edges by their centre, then
+    neighbour, then shift, so that all atoms of an element, all edges centred on them and all edges of one atom are
+    contiguous slices. `input_index` leads back to the order the structures were given in. Positions and cells are
+    float64; a model casts edge vectors, not coordinates.
 
     Attributes:
         positions: Å.
@@ -40,6 +41,8 @@ class AtomGraph:
         near: the edges shorter than the near cutoff, laid out for three-body terms.
         cutoff: Å; every edge is strictly shorter.
         near_cutoff: Å; every near edge is strictly shorter.
+        reverse_edge: where each edge is in the other direction, from neighbour to centre; None in a part of a graph,
+            whose edges end at ghost atoms that have their own edges elsewhere.
     """
 
     positions: Float64[Tensor, "atoms 3"]
@@ -60,6 +63,7 @@ class AtomGraph:
     near: NearTables
     cutoff: float
     near_cutoff: float
+    reverse_edge: Int64[Tensor, "edges"] | None = None
 
     @property
     def atoms(self) -> int:
@@ -90,7 +94,9 @@ class AtomGraph:
         return AtomGraph(**moved)
 
     def replace(self, **changes: Any) -> AtomGraph:
-        """The same graph with some fields changed."""
+        """The same graph with some fields changed; other edges have no reverse edges unless those are given too."""
+        if "edge_index" in changes:
+            changes.setdefault("reverse_edge", None)
         return replace(self, **changes)
 
     def in_input_order(self, per_atom: Tensor) -> Tensor:

@@ -47,17 +47,20 @@ def brute_force_neighbor_list(structure: Structure, cutoff: float) -> NeighborLi
         highest = np.where(structure.periodic, np.ceil(-offset + reach) + 1, 0).astype(int)
         images = itertools.product(*(range(low, high + 1) for low, high in zip(lowest, highest, strict=True)))
         shifts = np.array(list(images))
-        vectors = difference + shifts[:, :1] * cell[0] + shifts[:, 1:2] * cell[1] + shifts[:, 2:] * cell[2]
-        distances = np.sqrt(np.square(vectors).sum(axis=1))
+        # In this order: reversing an edge negates every term, and its rounding with it.
+        vectors = difference + ((shifts[:, :1] * cell[0] + shifts[:, 1:2] * cell[1]) + shifts[:, 2:] * cell[2])
+        distances = np.sqrt((vectors[:, 0] ** 2 + vectors[:, 1] ** 2) + vectors[:, 2] ** 2)
         for shift, distance in zip(shifts.tolist(), distances.tolist(), strict=True):
             if distance < cutoff and (i != j or any(shift)):
                 edges.append((i, j, tuple(shift), distance))
     edges.sort()
+    places = {(i, j, *shift): place for place, (i, j, shift, _) in enumerate(edges)}
     return NeighborList(
         centre=np.array([edge[0] for edge in edges], dtype=np.int64),
         neighbour=np.array([edge[1] for edge in edges], dtype=np.int64),
         shift=np.array([edge[2] for edge in edges], dtype=np.int32).reshape(-1, 3),
         distance=np.array([edge[3] for edge in edges], dtype=np.float64),
+        reverse=np.array([places[_reverse((i, j, *shift))] for i, j, shift, _ in edges], dtype=np.int64),
     )
 
 
@@ -120,6 +123,22 @@ def edges_have_a_reverse(
         found = edge_lengths(function(structure, limit))
         alone = [edge for edge, length in found.items() if found.get(_reverse(edge)) != length]
         _require(not alone, "every edge has its reverse", structure, limit, alone)
+
+
+def reverses_are_found_where_they_are(
+    function: NeighborListFunction, structure: Structure, cutoff: float, _: np.random.Generator
+) -> None:
+    """Each edge says where the same edge is in the other direction; the reverse of the reverse is the edge."""
+    listed = function(structure, cutoff)
+    edges = _edges(listed)
+    reverse = listed.reverse.tolist()
+    _require(len(reverse) == len(edges), "every edge has a reverse", structure, cutoff, edges[len(reverse) :])
+    wrong = [
+        edge
+        for edge, place in zip(edges, reverse, strict=True)
+        if not 0 <= place < len(edges) or edges[place] != _reverse(edge)
+    ]
+    _require(not wrong, "the reverse of an edge is the edge in the other direction", structure, cutoff, wrong)
 
 
 def edges_do_not_depend_on_wrapping(
@@ -219,6 +238,7 @@ NEIGHBOR_LIST_LAWS: tuple[NeighborListLaw, ...] = (
     edges_are_sorted,
     edges_are_shorter_than_the_cutoff,
     edges_have_a_reverse,
+    reverses_are_found_where_they_are,
     edges_do_not_depend_on_wrapping,
     edges_do_not_depend_on_translation,
     edges_do_not_depend_on_rotation,
