@@ -158,11 +158,20 @@ def physics_table(card: Mapping[str, Any]) -> str:
             values = [state.get("volume"), state.get("bulk_modulus"), *constants]
             values += [row.get("phonons", {}).get("lowest"), row.get("dynamics", {}).get("drift")]
             rows.append([f"{task}: {row['name']}", *("–" if value is None else f"{value:.4g}" for value in values)])
-        for dimer in found["dimers"]:
-            if dimer.get("hole_below") is not None:
-                oddities.append(
-                    f"{task}: {'-'.join(dimer['symbols'])} attract each other below {dimer['hole_below']:.2f} Å"
-                )
+        holes = [
+            f"{'-'.join(dimer['symbols'])} below {dimer['hole_below']:.2f} Å"
+            for dimer in found["dimers"]
+            if dimer.get("hole_below") is not None
+        ]
+        if holes:
+            oddities.append(f"{task}: atoms that should repel attract each other: {', '.join(holes)}")
+        failed = [
+            f"{row['name']}: {name.replace('_', ' ')}: {value['failed']}"
+            for row in found["prototypes"]
+            for name, value in row.items()
+            if isinstance(value, dict) and "failed" in value
+        ]
+        oddities += [f"{task}: {text}" for text in failed]
     header, *lines = _aligned(rows)
     notices = [*oddities, *(f"notice: {notice}" for notice in card["notices"])]
     return "\n".join([header, "─" * len(header), *lines, *notices])

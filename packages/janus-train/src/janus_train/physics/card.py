@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -92,12 +93,16 @@ def physics_card(
     phonons = settings.phonons and find_spec("phonopy") is not None
     tasks = {}
     for subject in subjects:
-        dimers = [_tried(lambda pair=pair: _dimer(subject, pair, settings.reach)) for pair in subject.pairs]  # type: ignore[misc]
+        dimers = [_tried(partial(_dimer, subject, pair, settings.reach)) for pair in subject.pairs]
         say(f"{subject.task}: {len(dimers)} dimers")
-        prototypes = []
-        for place, atoms in enumerate(subject.structures):
-            prototypes.append(_prototype(subject, atoms, settings if place == 0 else None, phonons))
-            say(f"{subject.task}: {prototypes[-1]['name']} ({', '.join(_quantities(prototypes[-1]))})")
+        prototypes: list[dict[str, Any]] = []
+        seconds = settings.picoseconds
+        for atoms in subject.structures:
+            row = _prototype(subject, atoms, seconds, phonons)
+            # One run at constant energy for a task: they are what takes longest.
+            seconds = 0.0 if "dynamics" in row else seconds
+            prototypes.append(row)
+            say(f"{subject.task}: {row['name']}: {', '.join(_quantities(row))}")
         tasks[subject.task] = {"dimers": dimers, "prototypes": prototypes}
     notices = [NO_PHONOPY] if settings.phonons and not phonons else []
     return {"tasks": tasks, "notices": notices, "seconds": round(time.monotonic() - began, 1)}
@@ -109,28 +114,26 @@ def _dimer(subject: Subject, pair: tuple[str, str], reach: float) -> Any:
     return dimer_curve(subject.calculator, pair, dimer_distances(pair, reach), info)
 
 
-def _prototype(subject: Subject, atoms: Atoms, dynamics: CardSettings | None, phonons: bool) -> dict[str, Any]:
+def _prototype(subject: Subject, atoms: Atoms, picoseconds: float, phonons: bool) -> dict[str, Any]:
+    calculator = subject.calculator
     kind = {0: "molecule", 3: "crystal"}.get(int(atoms.pbc.sum()), "surface")
     row: dict[str, Any] = {"name": atoms.get_chemical_formula(), "kind": kind, "atoms": len(atoms)}
-    relaxed = atoms
     try:
-        relaxation = relax(subject.calculator, atoms)
-        relaxed = relaxation.atoms
-        row["relaxation"] = _plain(relaxation)
+        relaxation = relax(calculator, atoms)
     except Exception as error:  # noqa: BLE001  a model may do anything, and the rest of the card is wanted
-        row["relaxation"] = _failure(error)
-    if kind == "crystal" and "failed" not in row["relaxation"]:
-        row["cell"] = [round(float(number), 5) for number in relaxed.cell.cellpar()]
-        row["equation_of_state"] = _tried(lambda: equation_of_state(subject.calculator, relaxed))
+        return row | {"relaxation": _failure(error)}
+    relaxed = relaxation.atoms
+    row["relaxation"] = _plain(relaxation)
+    if kind == "crystal":
+        row["cell"] = _rounded(relaxed.cell.cellpar())
+        row["equation_of_state"] = _tried(partial(equation_of_state, calculator, relaxed))
         if len(relaxed) <= _MOST_ATOMS:
-            row["elasticity"] = _tried(lambda: elastic_constants(subject.calculator, relaxed))
+            row["elasticity"] = _tried(partial(elastic_constants, calculator, relaxed))
             if phonons:
-                row["phonons"] = _tried(lambda: phonon_bands(subject.calculator, relaxed))
-    if dynamics is not None and dynamics.picoseconds > 0:
+                row["phonons"] = _tried(partial(phonon_bands, calculator, relaxed))
+    if picoseconds > 0:
         moving = _repeated(relaxed)
-        row["dynamics"] = _tried(
-            lambda: constant_energy_run(subject.calculator, moving, dynamics.picoseconds, time_step(moving))
-        )
+        row["dynamics"] = _tried(partial(constant_energy_run, calculator, moving, picoseconds, time_step(moving)))
     return row
 
 
@@ -159,13 +162,12 @@ def _tried(quantity: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    return {
-        "failed": f"{error}" if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {error}"
-    }
+    expected = isinstance(error, (ValueError, RuntimeError))
+    return {"failed": str(error) if expected else f"{type(error).__name__}: {error}"}
 
 
 def _plain(result: Any) -> dict[str, Any]:
-    """A result as plain values with five significant figures; structures are left out."""
+    """A result as plain values with six significant figures; structures are left out."""
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     return {name: _rounded(value) for name, value in fields.items() if not isinstance(value, Atoms)}
 

@@ -47,7 +47,7 @@ class DimerCurve:
     tortuosity: float
 
 
-def dimer_distances(symbols: tuple[str, str], longest: float, points: int = 60) -> Float64[np.ndarray, "points"]:
+def dimer_distances(symbols: tuple[str, str], longest: float, points: int = 48) -> Float64[np.ndarray, "points"]:
     """Distances from 0.4 of the sum of the covalent radii to the longest, Å, evenly."""
     return np.linspace(0.4 * _covalent_length(symbols), longest, points)
 
