@@ -21,10 +21,10 @@ _SMALLEST_MOLECULE = 4
 def choose_prototypes(frames: Sequence[Frame], count: int) -> list[Atoms]:
     """At most so many structures of a task that differ in kind: simple ones first, each stoichiometry in turn.
 
-    Crystals of one element are taken in the form that ASE knows of it, others as they are in the frames. Frames with a
-    charge come last, and free atoms not at all.
+    Crystals of one element are taken in the form that ASE knows of it, others as they are in the frames. Molecules of
+    fewer than four atoms and frames with a charge come last, and free atoms not at all.
     """
-    found: dict[tuple[str, ...], tuple[tuple[object, ...], Atoms]] = {}
+    found: dict[tuple[str, str], tuple[tuple[bool, bool, int, int, str], Atoms]] = {}
     for frame in frames:
         atoms = _crystal_of_element(frame) or structure_to_ase(frame.structure)
         if len(atoms) == 1 and not atoms.pbc.any():
@@ -35,14 +35,14 @@ def choose_prototypes(frames: Sequence[Frame], count: int) -> list[Atoms]:
         kind = (str(formula.reduce()[0]), str(atoms.pbc.sum()))
         if kind not in found or order < found[kind][0]:
             found[kind] = (order, atoms)
-    in_order = [atoms for _, atoms in sorted(found.values(), key=lambda pair: pair[0])]
+    in_order = sorted(found.values(), key=lambda pair: pair[0])
     seen: Counter[str] = Counter()
     turns = []
-    for place, atoms in enumerate(in_order):
+    for place, ((charged, small, *_), atoms) in enumerate(in_order):
         stoichiometry = str(Formula(atoms.get_chemical_formula()).stoichiometry()[0])
-        turns.append((seen[stoichiometry], place))
+        turns.append((charged, small, seen[stoichiometry], place))
         seen[stoichiometry] += 1
-    return [in_order[place] for _, place in sorted(turns)[:count]]
+    return [in_order[place][1] for *_, place in sorted(turns)[:count]]
 
 
 def choose_pairs(frames: Sequence[Frame], count: int) -> list[tuple[str, str]]:
