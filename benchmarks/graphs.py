@@ -26,7 +26,7 @@ from ase.build import bulk, molecule
 from ase.collections import g2
 from ase.io import write
 
-from janus_graph import GraphCache, Structure, build_graph, neighbor_lists
+from janus_graph import EdgeTables, GraphCache, Structure, build_graph, neighbor_lists
 from janus_graph.ase import structure_from_ase, structure_to_ase
 from janus_graph.packing import CostModel, share_out, structure_sizes
 from janus_graph.search import compiler_installed, library_search, pack, preferred_search

@@ -53,7 +53,7 @@ class EdgeTables:
         if torch.compiler.is_compiling():  # a compiler cannot look into the function below
             flat = _spread(rows, self.sources)
         else:
-            flat = _Spread.apply(rows, self.slots, self.sources)
+            flat = _Spread.apply(rows, self.slots, self.sources)  # type: ignore[no-untyped-call]
         parts = flat.split([atoms * width for atoms, width in self.shapes])
         return tuple(part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True))
 
@@ -68,7 +68,7 @@ class EdgeTables:
         flat = torch.cat([table.flatten(0, 1) for table in tables])
         if torch.compiler.is_compiling():
             return flat.index_select(0, self.slots)
-        collected: Tensor = _Collect.apply(flat, self.slots, self.sources)
+        collected: Tensor = _Collect.apply(flat, self.slots, self.sources)  # type: ignore[no-untyped-call]
         return collected
 
 
@@ -87,12 +87,12 @@ class _Spread(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        back: Tensor = _Collect.apply(gradient, ctx.slots, ctx.sources)
+        back: Tensor = _Collect.apply(gradient, ctx.slots, ctx.sources)  # type: ignore[no-untyped-call]
         return back, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        moved: Tensor = _Spread.apply(tangent, ctx.slots, ctx.sources)
+        moved: Tensor = _Spread.apply(tangent, ctx.slots, ctx.sources)  # type: ignore[no-untyped-call]
         return moved
 
 
@@ -111,12 +111,12 @@ class _Collect(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        back: Tensor = _Spread.apply(gradient, ctx.slots, ctx.sources)
+        back: Tensor = _Spread.apply(gradient, ctx.slots, ctx.sources)  # type: ignore[no-untyped-call]
         return back, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        moved: Tensor = _Collect.apply(tangent, ctx.slots, ctx.sources)
+        moved: Tensor = _Collect.apply(tangent, ctx.slots, ctx.sources)  # type: ignore[no-untyped-call]
         return moved
 
 

@@ -40,14 +40,14 @@ def twice_differentiable(
 
     def gradient(outer: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Gradients of Σ outer · function(inputs) in all inputs."""
-        _, back = torch.func.vjp(function, *inputs)
+        back: Any = torch.func.vjp(function, *inputs)[1]
         return back(outer)
 
     compiled_gradient = compile_function(gradient)
 
     def curvature(outers: tuple[Tensor, ...], outer: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Gradients of Σ outers · gradient(outer, inputs) in outer and all inputs."""
-        _, back = torch.func.vjp(gradient, outer, *inputs)
+        back: Any = torch.func.vjp(gradient, outer, *inputs)[1]
         return back(outers)
 
     compiled_curvature = compile_function(curvature)
@@ -79,10 +79,10 @@ def twice_differentiable(
 
         @staticmethod
         def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, ...]:
-            return Gradient.apply(outer, *ctx.saved_tensors)  # type: ignore[no-any-return]
+            return Gradient.apply(outer, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
 
     def apply(*inputs: Tensor) -> Tensor:
-        return Value.apply(*inputs)  # type: ignore[no-any-return]
+        return Value.apply(*inputs)  # type: ignore[no-untyped-call]
 
     return apply
 

@@ -67,20 +67,29 @@ def resume(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="run directory or saved model")],
-    data: Annotated[list[Path] | None, typer.Argument(help="labelled files; else the bundled validation set")] = None,
+    data: Annotated[list[Path] | None, typer.Argument(help="labelled files; else what validated the run")] = None,
     task: Annotated[str | None, typer.Option(help="task of frames that name none")] = None,
+    physics: Annotated[bool, typer.Option("--physics", help="also the physics card, in physics.json")] = False,
+    md_ps: Annotated[float, typer.Option(help="length of its runs at constant energy, ps", min=0.0)] = 1.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the errors of a model on labelled structures."""
+    """Print the errors of a model on labelled structures, and with --physics what it says of prototypes."""
     from janus_train.recipes.matris_inference import evaluate_files
 
     tables = evaluate_files(model, data, task)
+    if not as_json:
+        from janus_train.display import errors_table
+
+        print(errors_table(tables["tasks"]))
+    if physics:
+        from janus_train.display import physics_table
+        from janus_train.recipes.matris_physics import write_physics_card
+
+        tables["physics"] = write_physics_card(model, data, task, md_ps, lambda text: print(text, file=sys.stderr))
+        if not as_json:
+            print(physics_table(tables["physics"]))
     if as_json:
         print(json.dumps(tables, indent=2))
-        return
-    from janus_train.display import errors_table
-
-    print(errors_table(tables["tasks"]))
 
 
 @app.command()

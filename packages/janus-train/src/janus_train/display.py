@@ -147,6 +147,36 @@ def coverage_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(_aligned(rows))
 
 
+def physics_table(card: Mapping[str, Any]) -> str:
+    """The physics card as a table of plain text: a line a prototype, then what is odd about dimers, then notices."""
+    names = ["prototype", "V0 Å³/atom", "B0 GPa", "C11", "C12", "C44", "lowest THz", "drift meV/atom/ps"]
+    rows, oddities = [names], []
+    for task, found in card["tasks"].items():
+        for row in found["prototypes"]:
+            state, elastic = row.get("equation_of_state", {}), row.get("elasticity", {})
+            constants = elastic.get("cubic") or [None] * 3
+            values = [state.get("volume"), state.get("bulk_modulus"), *constants]
+            values += [row.get("phonons", {}).get("lowest"), row.get("dynamics", {}).get("drift")]
+            rows.append([f"{task}: {row['name']}", *("–" if value is None else f"{value:.4g}" for value in values)])
+        holes = [
+            f"{'-'.join(dimer['symbols'])} below {dimer['hole_below']:.2f} Å"
+            for dimer in found["dimers"]
+            if dimer.get("hole_below") is not None
+        ]
+        if holes:
+            oddities.append(f"{task}: atoms that should repel attract each other: {', '.join(holes)}")
+        failed = [
+            f"{row['name']}: {name.replace('_', ' ')}: {value['failed']}"
+            for row in found["prototypes"]
+            for name, value in row.items()
+            if isinstance(value, dict) and "failed" in value
+        ]
+        oddities += [f"{task}: {text}" for text in failed]
+    header, *lines = _aligned(rows)
+    notices = [*oddities, *(f"notice: {notice}" for notice in card["notices"])]
+    return "\n".join([header, "─" * len(header), *lines, *notices])
+
+
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Cells in columns: words to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

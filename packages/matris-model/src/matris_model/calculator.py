@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,9 +12,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from janus_graph import build_graph
+from janus_graph import AtomGraph, GraphCache, Structure, build_graph
 from janus_graph.ase import structure_from_ase
-from matris_model.model_file import SavedModel, load_model
+from matris_model.frozen import frozen_model
+from matris_model.model_file import SavedModel
 
 
 class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
@@ -28,6 +29,8 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
         task: which data set's reference energies to use; needed only where the model was trained on several.
         device: where to compute.
         dtype: precision of the weights; that of the model where None.
+        skin: how far beyond the cutoff edges are kept from call to call (Å): quicker in dynamics and relaxations of
+            many atoms, and never another graph. With 0 edges are looked for in every call.
 
     Raises:
         ValueError: no such model, task or element; the message names those there are.
@@ -41,12 +44,12 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
         task: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
+        skin: float = 0.5,
     ) -> None:
         super().__init__()
-        # A copy: moving the caller's model, or freezing it, would be a surprise in the middle of a training.
-        model = load_model(model_or_path) if isinstance(model_or_path, (str, Path)) else copy.deepcopy(model_or_path)
-        self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.model = frozen_model(model_or_path, device, dtype)
         self.task = self.model.task_index(task)
+        self._graph_of = graph_builder(self.model.config.cutoff, self.model.config.near_cutoff, skin)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; ASE itself does not look at charge and spin in `atoms.info`."""
@@ -72,8 +75,7 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
             )
         if "magmoms" in wanted and not self.model.config.magnetic_moments:
             raise PropertyNotImplementedError("this model was trained without magnetic moments")
-        config = self.model.config
-        graph = build_graph([structure], config.cutoff, config.near_cutoff).to(self.model.references.device)
+        graph = self._graph_of(structure).to(self.model.references.device)
         with torch.no_grad():
             computed = self.model(graph, wanted - {"free_energy"} | {"forces"})
         self.results = self._results(graph.in_input_order, computed)
@@ -87,3 +89,14 @@ class MatRISCalculator(Calculator):  # type: ignore[misc] # ASE has no types
         if computed.magmoms is not None:
             results["magmoms"] = np.asarray(in_input_order(computed.magmoms).double().cpu())
         return results
+
+
+def graph_builder(cutoff: float, near_cutoff: float, skin: float) -> Callable[[Structure], AtomGraph]:
+    """What makes the graph of one structure after the other: with a skin edges are kept between them.
+
+    Raises:
+        ValueError: a skin below zero.
+    """
+    if skin == 0:
+        return lambda structure: build_graph([structure], cutoff, near_cutoff)
+    return GraphCache(cutoff, near_cutoff, skin).graph

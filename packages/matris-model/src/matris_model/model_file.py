@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from matris_model.config import MatRISMoEConfig
+from matris_model.golden import first_difference, golden_structures, golden_values
 from matris_model.model import MatRISMoE
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ VERSION = 1
 def save_model(model: SavedModel, path: str | Path, about: dict[str, Any] | None = None) -> Path:
     """Writes `model.safetensors` and `model.json` into a directory (made where it is missing), and returns it.
 
-    Both are written beside the old ones first and then renamed, so a reader never sees half a file.
+    Both are written beside the old ones first and then renamed, so a reader never sees half a file. What the model says
+    of a few small structures is written too, and compared when the file is opened.
 
     Args:
         model: what to save: weights, reference energies and configuration.
@@ -48,6 +51,8 @@ def save_model(model: SavedModel, path: str | Path, about: dict[str, Any] | None
         "dtype": str(model.dtype).removeprefix("torch."),
         "sha256": _sha256(partial),
         "about": about or {},
+        "written_by": _versions(),
+        "golden": golden_values(model, golden_structures(model)),
     }
     partial_meaning = meaning.with_suffix(".json.partial")
     partial_meaning.write_text(json.dumps(content, indent=2) + "\n")
@@ -56,12 +61,18 @@ def save_model(model: SavedModel, path: str | Path, about: dict[str, Any] | None
     return directory
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> SavedModel:
+def load_model(path: str | Path, device: str | torch.device = "cpu", check: bool = True) -> SavedModel:
     """The model in a directory (a run directory too), or that a `model.safetensors` or `model.json` belongs to.
 
+    Args:
+        path: where it is.
+        device: where it shall compute.
+        check: whether to compare what it says there of the golden structures in the file with what it said when it was
+            saved. Files without golden structures are opened all the same.
+
     Raises:
-        ValueError: no model there, one of another kind or version, or files that are damaged. The message says which
-            file and what to do.
+        ValueError: no model there, one of another kind or version, files that are damaged, or a model that does not
+            compute what it did. The message says which file and what to do.
     """
     directory = _directory_of(Path(path))
     weights, meaning = directory / "model.safetensors", directory / "model.json"
@@ -77,7 +88,35 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> SavedMod
         model.to(getattr(torch, content["dtype"])).load_state_dict(state)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{weights} or {meaning.name} beside it is damaged: {error}; copy both files again") from error
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    if check and "golden" in content:
+        _check_golden(model, content, meaning)
+    return model
+
+
+def _check_golden(model: SavedModel, content: dict[str, Any], meaning: Path) -> None:
+    try:
+        difference = first_difference(model, content["golden"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"the golden structures in {meaning} are damaged: {error!r}; copy the file again") from error
+    if difference is not None:
+        writer = ", ".join(f"{name} {number}" for name, number in content.get("written_by", {}).items())
+        raise ValueError(
+            f"the model at {meaning.parent} does not compute what it did when it was saved: {difference}. The weights "
+            f"are not those that were saved, or the software is not: it was saved with {writer or 'unknown versions'}, "
+            "and reduced precision of matrix products (torch.set_float32_matmul_precision) counts too. Install those "
+            "versions, or open it with load_model(path, check=False) and judge it yourself"
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"torch": str(torch.__version__)}
+    for package in ("matris-model", "janus-graph", "janus-moe"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            continue
+    return versions
 
 
 def _new_model(kind: str, config: dict[str, Any]) -> SavedModel:

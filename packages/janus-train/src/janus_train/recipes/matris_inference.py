@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from janus_comm import SingleRank
-from janus_train.config import KeyNames
+from janus_train.config import KeyNames, load_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.frame import LABELS, Frame, with_task_indices
-from janus_train.data.load import bundled_frames
+from janus_train.data.load import bundled_frames, load_data
 from janus_train.data.read import read_frames
 from janus_train.data.write import write_frames
 from janus_train.evaluate import evaluate, predict
@@ -27,17 +27,14 @@ _BUDGET = 20_000
 def evaluate_files(model_path: Path, paths: Sequence[Path] | None, task: str | None) -> dict[str, Any]:
     """Errors of a saved model on labelled files, per task and element.
 
-    Without files: the validation part of the bundled data set.
+    Without files: the frames that validated the run, else the validation part of the bundled data set.
 
     Raises:
         UserError: no such model or files, frames without any label, or tasks and elements the model does not know.
     """
     model = open_matris(model_path)
-    if paths:
-        frames = [frame for path in paths for frame in read_frames(path, KeyNames(), default_task="")]
-    else:
-        frames = [frame for frame in bundled_frames() if frame.split == "val"]
-    source = _source(model, frames, task)
+    frames = labelled_frames(model, model_path, paths, task)
+    source = FrameSource(frames, model.config.cutoff, model.config.near_cutoff)
     labels = [label for label in LABELS if any(frame.has(label) for frame in frames)]
     if not labels:
         raise UserError(f"{frames[0].origin} has no label ({', '.join(LABELS)}), nor has any other frame")
@@ -55,7 +52,8 @@ def predict_file(model_path: Path, path: Path, output: Path, task: str | None) -
     if output.exists():
         raise UserError(f"{output} exists; remove it or choose another --output")
     model = open_matris(model_path)
-    source = _source(model, read_frames(path, KeyNames(), default_task=""), task)
+    frames = _with_tasks(model, read_frames(path, KeyNames(), default_task=""), task)
+    source = FrameSource(frames, model.config.cutoff, model.config.near_cutoff)
     properties = ["energy", "forces", "stress"] + ["magmoms"] * model.config.magnetic_moments
     predicted = []
     for place, found in predict(model, source, range(len(source.frames)), properties, _BUDGET):
@@ -75,7 +73,25 @@ def predict_file(model_path: Path, path: Path, output: Path, task: str | None) -
     return len(predicted)
 
 
-def _source(model: MatRISMoE | MatRIS, frames: Sequence[Frame], task: str | None) -> FrameSource:
+def labelled_frames(
+    model: MatRISMoE | MatRIS, model_path: Path, paths: Sequence[Path] | None, task: str | None
+) -> list[Frame]:
+    """The frames of these files; without files those that validated the run, or else the bundled ones.
+
+    Raises:
+        UserError: files that cannot be read, or tasks and elements the model does not know.
+    """
+    saved = model_path / "config.yaml"
+    if paths:
+        frames = [frame for path in paths for frame in read_frames(path, KeyNames(), default_task="")]
+    elif saved.exists():
+        frames = load_data(load_config(saved, [])).val
+    else:
+        frames = [frame for frame in bundled_frames() if frame.split == "val"]
+    return _with_tasks(model, frames, task)
+
+
+def _with_tasks(model: MatRISMoE | MatRIS, frames: Sequence[Frame], task: str | None) -> list[Frame]:
     known = model.config.tasks
     if task is not None and task not in known:
         raise UserError(f"no task '{task}'; this model knows {', '.join(known)}")
@@ -91,4 +107,4 @@ def _source(model: MatRISMoE | MatRIS, frames: Sequence[Frame], task: str | None
         except ValueError as error:
             raise UserError(f"{frame.origin}: {error}") from error
         named.append(dataclasses.replace(frame, task=name))
-    return FrameSource(with_task_indices(named, known), model.config.cutoff, model.config.near_cutoff)
+    return with_task_indices(named, known)

@@ -7,6 +7,7 @@ from html import escape
 
 from janus_train.report import sections
 from janus_train.report.markup import Section
+from janus_train.report.physics import physics_sections
 from janus_train.report.read import Run
 
 _STYLE = """
@@ -87,6 +88,7 @@ def render_page(run: Run) -> str:
         sections.learning(run),
         sections.parity(run),
         sections.elements(run),
+        *physics_sections(run),
         sections.experts(run),
         sections.speed(run),
         sections.data(run),

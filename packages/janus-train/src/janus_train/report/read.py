@@ -23,6 +23,7 @@ _HOLDS = {
     "parity.npz": "labels beside predictions",
     "experts.json": "what the experts do",
     "data.json": "what the run learnt from",
+    "physics.json": "what the model says of prototypes",
     "config.yaml": "the configuration",
     "environment.json": "the versions of the software",
 }
@@ -51,6 +52,7 @@ class Run:
         config: the text of the configuration.
         environment: versions and the machine.
         data: frames and labels by task.
+        physics: the physics card, which only `evaluate --physics` writes; empty without one.
         remarks: what is missing or could not be read, a sentence each.
     """
 
@@ -63,32 +65,33 @@ class Run:
     config: str
     environment: dict[str, Any]
     data: dict[str, Any]
+    physics: dict[str, Any]
     remarks: list[str]
 
     @property
     def errors(self) -> dict[str, dict[str, Any]]:
         """The newest errors by task: of the finished model, else of the last validation."""
-        found = _inner_mappings(self.evaluation.get("tasks"))
-        return found or (_inner_mappings(self.val[-1].get("tasks")) if self.val else {})
+        found = inner_mappings(self.evaluation.get("tasks"))
+        return found or (inner_mappings(self.val[-1].get("tasks")) if self.val else {})
 
     @property
     def tasks(self) -> list[str]:
         """All tasks that any file knows, in the order of the errors."""
         seen = dict.fromkeys(self.errors)
         for line in self.val:
-            seen |= dict.fromkeys(_inner_mappings(line.get("tasks")))
+            seen |= dict.fromkeys(inner_mappings(line.get("tasks")))
         seen |= dict.fromkeys(task for _, task in self.parity)
         return list(seen | dict.fromkeys(self.coverage))
 
     @property
     def coverage(self) -> dict[str, dict[str, Any]]:
         """Numbers of frames and labels by task."""
-        return _inner_mappings(self.data.get("tasks"))
+        return inner_mappings(self.data.get("tasks"))
 
     @property
     def elements(self) -> dict[str, dict[str, Any]]:
         """Errors by symbol."""
-        return _inner_mappings(self.evaluation.get("elements"))
+        return inner_mappings(self.evaluation.get("elements"))
 
 
 def read_run(directory: Path) -> Run:
@@ -105,6 +108,7 @@ def read_run(directory: Path) -> Run:
         config=_read_text(directory, "config.yaml", remarks),
         environment=_read_json(directory, "environment.json", remarks),
         data=_read_json(directory, "data.json", remarks),
+        physics=_read_json(directory, "physics.json", remarks) if (directory / "physics.json").exists() else {},
         remarks=remarks,
     )
 
@@ -222,7 +226,7 @@ def _read_layers(directory: Path, remarks: list[str]) -> list[ExpertLayer]:
     return layers
 
 
-def _inner_mappings(value: Any) -> dict[str, dict[str, Any]]:
+def inner_mappings(value: Any) -> dict[str, dict[str, Any]]:
     """The entries of a mapping that are mappings; none if it is none."""
     if not isinstance(value, dict):
         return {}
