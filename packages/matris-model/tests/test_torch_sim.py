@@ -143,7 +143,8 @@ def test_cells_relax_in_a_batch():
     model = MatRISTorchSimModel(smooth())
     systems = crystals()[:2]
     start = model(state_of(systems, model))
-    with pytest.warns(UserWarning, match="max steps"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*max steps")  # ten need not be enough
         relaxed = ts.optimize(systems, model, optimizer=FRECHET, max_steps=10)
     assert (relaxed.energy < start["energy"]).all()
 

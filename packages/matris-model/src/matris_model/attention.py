@@ -109,6 +109,10 @@ class AtomAttention(nn.Module):
             weights = self.weights(products, self.radial(table.radial).transpose(1, 2), table.envelope)
             sums.append(torch.matmul(weights, row))
         nothing = messages.new_zeros(1, self.heads, messages.shape[1])  # what an atom without edges gathers
+        if not sums:
+            # What there is none of still belongs to the result's history: a rank without edges takes part in the
+            # derivatives of every exchange, or the others would wait for it.
+            nothing = nothing + messages.sum()
         gathered = torch.cat([*sums, nothing]).index_select(0, geometry.around.rows)
         value = torch.einsum("ahd,hvd->ahv", gathered, self.value.weight.unflatten(0, (self.heads, -1)))
         return self.out(value.flatten(1))
