@@ -86,8 +86,8 @@ def matris_moe_fused(structures: list[Atoms]) -> Contender:
 
 
 def matris(structures: list[Atoms], keep: bool = False) -> Contender:
-    """The published MatRIS at the cutoffs of `micro`, one structure at once: 16 crystals do not fit into 24 GB. With more
-    than 60,000 angles it computes what belongs to them twice, as published, unless everything is kept.
+    """The published MatRIS at the cutoffs of `micro`, one structure at once: 16 crystals do not fit into 24 GB. With
+    more than 60,000 angles it computes what belongs to them twice, as published, unless everything is kept.
     """
     from matris_model.compat import MatRIS
 

@@ -3,8 +3,8 @@
     python benchmarks/peers.py --chgnet /path/to/python/with/chgnet ...
 
 Each contender runs in a process of its own, in the environment that has it: this one, or the Python that an option
-names (`python -m venv there && there/bin/pip install chgnet`). Rounds go through all of them one after the other, so all
-see the same machine. Figures are medians. Weights are random: speed and memory do not depend on them.
+names (`python -m venv there && there/bin/pip install chgnet`). Rounds go through all of them one after the other, so
+all see the same machine. Figures are medians. Weights are random: speed and memory do not depend on them.
 """
 
 import argparse

@@ -106,6 +106,8 @@ def test_a_validation_element_that_training_lacks(command, data_file: Path, tmp_
         ("model.width=ten", ("model.width", "int")),
         ("model.preset=nanno", ("nanno", "'nano'")),
         ("model.heads=3", ("heads = 3 must divide",)),
+        ("model.preset=matris-6m model.fused=true", ("model.fused is for MatRIS-MoE",)),
+        ("model.preset=matris-6m model.checkpoint=true", ("model.checkpoint is for MatRIS-MoE",)),
         ("run.max_steps=ten", ("run.max_steps", "'ten'")),
         ("optim.lr=-0.1", ("optim.lr", "greater than 0", "-0.1")),
         ("run.dtype=float16", ("run.dtype", "float32", "float64")),

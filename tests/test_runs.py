@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.io import read
 from safetensors.numpy import load_file
 
@@ -66,6 +67,24 @@ def test_stopping_and_resuming_changes_no_bit(deterministic: bool, data_file: Pa
     parts = load_file(tmp_path / "parts" / "model.safetensors")
     for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
         assert np.array_equal(weight, parts[name]), name
+
+
+@pytest.mark.parametrize("switch", ["model.checkpoint=true", "model.fused=true"])
+def test_switches_for_speed_and_memory_do_not_change_the_run(
+    switch: str, data_file: Path, tmp_path: Path, command, monkeypatch
+):
+    # What the compiler makes is its own business; how the pieces are put together is not.
+    plain_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic: plain_compile(f, dynamic=dynamic, backend="eager"))
+    settings = [f"data.train={data_file}", *TINY, "run.max_steps=3", "run.dtype=float64"]
+    assert command("train", *settings, f"run.dir={tmp_path / 'plain'}")[0] == 0
+    code, _, err = command("train", *settings, switch, f"run.dir={tmp_path / 'switched'}")
+    assert code == 0, err
+    for plain, switched in zip(
+        metrics(tmp_path / "plain", "train"), metrics(tmp_path / "switched", "train"), strict=True
+    ):
+        assert switched["loss"] == pytest.approx(plain["loss"], rel=1e-10)
+        assert switched["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-10)
 
 
 def test_lines_after_the_checkpoint_are_done_again_not_doubled(data_file: Path, tmp_path: Path, command):

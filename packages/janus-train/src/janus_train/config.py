@@ -54,6 +54,10 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     preset: str = Field(default="nano", description="nano, micro, mini, base, S, M, L; matris-6m or matris-10m")
+    fused: bool = Field(default=False, description="compile elementwise formulas: a faster step, after a minute's wait")
+    checkpoint: bool = Field(
+        default=False, description="compute blocks again in the backward pass: less memory, slower"
+    )
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class MatRISMoE(nn.Module):
         seed: the same seed gives the same weights; the caller's random state is left alone.
         formulas: how elementwise parts are computed. `fused_formulas()` gives the same numbers to rounding, faster,
             after a minute of compiling at the first step.
+        run_block: how blocks are run where a call does not say. `checkpoint_block` keeps only what goes into a block.
 
     Attributes:
         references: energy of each element in each task, eV; a buffer, saved with the weights.
@@ -41,9 +42,16 @@ class MatRISMoE(nn.Module):
     references: Tensor
     scales: Tensor
 
-    def __init__(self, config: MatRISMoEConfig, seed: int = 0, formulas: Formulas = PLAIN) -> None:
+    def __init__(
+        self,
+        config: MatRISMoEConfig,
+        seed: int = 0,
+        formulas: Formulas = PLAIN,
+        run_block: BlockRunner = call_block,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.run_block = run_block
         with torch.random.fork_rng(devices=_devices_with_random_state()):  # modules draw weights when they are made
             self.atom_embedding = AtomEmbedding(config)
             self.edge_embedding = EdgeEmbedding(config)
@@ -107,7 +115,7 @@ class MatRISMoE(nn.Module):
         graph: AtomGraph,
         properties: Collection[str] = ("energy", "forces"),
         halo: Halo = no_halo,
-        run_block: BlockRunner = call_block,
+        run_block: BlockRunner | None = None,
     ) -> Properties:
         """Energies of the structures and what else is asked for: forces, stress, magnetic moments.
 
@@ -115,7 +123,7 @@ class MatRISMoE(nn.Module):
             graph: a batch made with this model's cutoffs.
             properties: any of "energy", "forces", "stress", "magmoms".
             halo: brings the rows of neighbours that other ranks own; energies are then sums over owned atoms.
-            run_block: how blocks are run.
+            run_block: how blocks are run, if not as the model was made to.
 
         Raises:
             ValueError: a graph with other cutoffs, or a property the model does not have.
@@ -128,14 +136,14 @@ class MatRISMoE(nn.Module):
         return conservative_properties(lambda g: self.energies(g, halo, run_block), graph, properties)
 
     def energies(
-        self, graph: AtomGraph, halo: Halo = no_halo, run_block: BlockRunner = call_block
+        self, graph: AtomGraph, halo: Halo = no_halo, run_block: BlockRunner | None = None
     ) -> tuple[Float64[Tensor, "structures"], Float[Tensor, "atoms"] | None]:
         """Energies of the structures, eV, and magnetic moments of the atoms, μB (None without that head)."""
         geometry = graph_geometry(graph, self.config, self.dtype, halo)
         atoms = self.atom_embedding(graph)
         edges = self.edge_embedding(geometry.radial)
         for block in self.blocks:
-            atoms, edges = run_block(block, atoms, edges, geometry)
+            atoms, edges = (run_block or self.run_block)(block, atoms, edges, geometry)
         atoms = self.readout_norm(atoms)
         network = self.energy_out(silu(self.energy_hidden(atoms))).squeeze(1)
         task = graph.tasks.index_select(0, graph.structure_index)

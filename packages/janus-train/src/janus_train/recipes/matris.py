@@ -20,10 +20,14 @@ from janus_train.failure import UserError
 from janus_train.recipes.matris_compat import compat_model, describe_compat
 from janus_train.recipes.recipe import ExpertMap, Recipe
 from matris_model import (
+    PLAIN,
     PRESETS,
     MatRISMoE,
     MatRISMoEConfig,
+    call_block,
+    checkpoint_block,
     count_parameters,
+    fused_formulas,
     load_model,
     preset_config,
     save_model,
@@ -74,7 +78,8 @@ def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed:
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
     if any(frame.has("magmoms") for frame in data.train) and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
-    model = MatRISMoE(shape, seed)
+    formulas = fused_formulas() if config.fused else PLAIN
+    model = MatRISMoE(shape, seed, formulas, checkpoint_block if config.checkpoint else call_block)
     model.references.copy_(torch.from_numpy(statistics.references))
     model.scales.copy_(torch.from_numpy(statistics.scales))
     return model

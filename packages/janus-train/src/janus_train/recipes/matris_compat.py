@@ -22,11 +22,14 @@ def compat_model(config: ModelConfig, data: DataSet, statistics: Statistics, see
     """A published MatRIS with random weights, and the reference energies and elements of these data.
 
     Raises:
-        UserError: no such field, values that do not fit together, or data of several tasks or with elements the model
-            has no place for.
+        UserError: no such field, values that do not fit together, switches this model does not have, or data of several
+            tasks or with elements the model has no place for.
     """
     if given := [name for name in _FROM_DATA if name in config.changes]:
         raise UserError(f"model.{given[0]} follows from the data; leave it out")
+    for name in ("fused", "checkpoint"):
+        if getattr(config, name):
+            raise UserError(f"model.{name} is for MatRIS-MoE; leave it out, or choose another model.preset")
     if len(data.tasks) > 1:
         raise UserError(
             f"model.preset={config.preset} has one table of reference energies, and the data have the tasks "
