@@ -86,14 +86,13 @@ def matris_moe_fused(structures: list[Atoms]) -> Contender:
 
 
 def matris(structures: list[Atoms], keep: bool = False) -> Contender:
-    """The published MatRIS at the cutoffs of `micro`, one structure at once: 16 crystals do not fit into 24 GB. With
-    more than 60,000 angles it computes what belongs to them twice, as published, unless everything is kept.
+    """The published MatRIS at the cutoffs of `micro`, one structure at once and what belongs to angles computed twice,
+    as it does by itself above 60,000 angles, unless everything is kept: 16 crystals do not fit into 24 GB otherwise.
     """
     from matris_model.compat import MatRIS
 
     model = MatRIS.from_preset("matris-6m", three_body_cutoff=4.5).float()
-    if keep:
-        model.recompute_above = sys.maxsize
+    model.recompute_above = sys.maxsize if keep else 0
     return janus(structures, model, at_once=1)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from janus_graph import build_graph
-from matris_model import call_block, checkpoint_block
+from matris_model import MatRISMoE, call_block, checkpoint_block
 from model_cases import EVERYWHERE, TINY, molecule, random_structure, stirred
 
 GRAPH = build_graph(
@@ -94,3 +94,27 @@ def test_a_few_steps_of_descent_lower_a_loss_of_forces():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_block_of_the_smallest_published_size_learns():
+    # One of the six blocks of S with all its 128 experts: a fifth of a billion parameters, in float32 as it is trained.
+    model = MatRISMoE.from_preset("S", blocks=1).float()
+    structure = random_structure(0, 2, (1, 1, 1), EVERYWHERE)
+    graph = build_graph([structure], model.config.cutoff, model.config.near_cutoff)
+
+    def loss():
+        found = model(graph, ("energy", "forces", "stress"))
+        return (found.energy - 1.0).square().sum() + found.forces.square().sum() + found.stress.square().sum()
+
+    first = loss()
+    first.backward()
+    before = first.item()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    square = sum(float(gradient.square().sum()) for gradient in gradients)
+    assert 0 < square < float("inf")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-2 * before / square * parameter.grad
+    # Along the gradient, a step that should take a hundredth of the loss away takes about that much.
+    assert 0.9 < loss().item() / before < 0.999
