@@ -90,7 +90,7 @@ def measured(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any
             "atoms_per_s": {work: atoms / seconds for work, seconds in times.items()},
             "training_parameters_times_atoms_per_s": about["parameters"] * atoms / times["train"],
             "training_memory_mb": memory,
-            "training_kb_a_pair": 2**10 * memory / max(about["pairs_at_once"], 1),
+            "training_kb_a_pair": 2**10 * memory / about["pairs_at_once"] if about["pairs_at_once"] else None,
         }
     return found
 
@@ -127,7 +127,8 @@ def main() -> None:
             "inference_atoms_per_s": ours["atoms_per_s"]["infer"] / other["atoms_per_s"]["infer"],
             "training_atoms_per_s_per_parameter":
                 ours["training_parameters_times_atoms_per_s"] / other["training_parameters_times_atoms_per_s"],
-            "their_memory_a_pair_over_ours": other["training_kb_a_pair"] / ours["training_kb_a_pair"],
+            "their_memory_a_pair_over_ours":
+                other["training_kb_a_pair"] and other["training_kb_a_pair"] / ours["training_kb_a_pair"],
         }
         for name, other in found.items() if name != OURS
     }  # fmt: skip

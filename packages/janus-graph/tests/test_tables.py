@@ -130,21 +130,23 @@ def test_sums_over_pairs_are_the_same_through_tables_and_index_pairs(drawn, seed
 @given(
     counts=st.lists(st.integers(1, 60), max_size=8),
     power=st.sampled_from([1, 2]),
-    most_tables=st.integers(1, 4),
+    table_cost=st.sampled_from([0, 10, 100, 2000]),
 )
-def test_widths_are_the_best_of_all_choices(counts, power, most_tables):
+def test_widths_are_the_best_of_all_choices(counts, power, table_cost):
     def work(widths):
-        return sum(min(width for width in widths if width >= count) ** power for count in counts)
+        fitting = (min(width for width in widths if width >= count) for count in counts)
+        return sum(width**power for width in fitting) + table_cost * len(widths)
 
-    found = table_widths(np.array(counts, dtype=np.int64), power, most_tables).tolist()
+    found = table_widths(np.array(counts, dtype=np.int64), power, table_cost).tolist()
     candidates = sorted({-(-count // 4) * 4 for count in counts})
     assert found == sorted(set(found))
-    assert len(found) <= most_tables
     if not counts:
         assert found == []
         return
     choices = [
-        [*some, candidates[-1]] for size in range(most_tables) for some in itertools.combinations(candidates[:-1], size)
+        [*some, candidates[-1]]
+        for size in range(len(candidates))
+        for some in itertools.combinations(candidates[:-1], size)
     ]
     assert work(found) == min(map(work, choices))
 

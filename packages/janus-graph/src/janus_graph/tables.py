@@ -1,7 +1,7 @@
 """Dense tables of the edges of each atom, so that sums and products over neighbours are batched matrix products.
 
 Atoms have different numbers of edges. A handful of tables of different widths, each for the atoms whose edges fit it
-best, keeps the padding small and the number of products too. Which widths is a small problem that is solved exactly.
+best, keeps the padding small and the number of products too. Which ones is a small problem that is solved exactly.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def edge_tables(centre: Int64[np.ndarray, "edges"], atoms: int) -> EdgeTables:
         centre: centre of every edge, ascending.
         atoms: number of atoms.
     """
-    return _tables(centre, np.ones(len(centre), dtype=bool), atoms, at_least=1, power=1, most_tables=4)
+    return _tables(centre, np.ones(len(centre), dtype=bool), atoms, at_least=1, power=1, table_cost=2000)
 
 
 def near_tables(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edges"], atoms: int) -> EdgeTables:
@@ -143,7 +143,7 @@ def near_tables(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edge
         near: which edges are near.
         atoms: number of atoms.
     """
-    return _tables(centre, near, atoms, at_least=2, power=2, most_tables=6)
+    return _tables(centre, near, atoms, at_least=2, power=2, table_cost=4000)
 
 
 def _tables(
@@ -152,9 +152,9 @@ def _tables(
     atoms: int,
     at_least: int,
     power: int,
-    most_tables: int,
+    table_cost: int,
 ) -> EdgeTables:
-    """Tables of chosen edges whose widths make Σ width^power over their rows smallest.
+    """Tables of chosen edges whose widths make Σ width^power over their rows, and what tables cost, smallest.
 
     Args:
         centre: centre of every edge, ascending.
@@ -162,14 +162,14 @@ def _tables(
         atoms: number of atoms.
         at_least: atoms with fewer chosen edges are in no table.
         power: 1 where the work goes with edges, 2 where it goes with pairs.
-        most_tables: how many tables there may be. More save padding and cost launches: in mixed batches of crystals
-            about a sixth is padding, with 4 of them for edges and with 6 for pairs.
+        table_cost: how many places, or pairs of them, cost as much as one more table: some hundred small operations in
+            a step, whose start takes as long as the work on these.
     """
     count = np.bincount(centre[chosen], minlength=atoms)
     count = np.where(count >= at_least, count, 0)
     edges = np.flatnonzero(chosen & (count[centre] > 0))
     column = np.arange(len(edges)) - (np.cumsum(count) - count)[centre[edges]]
-    widths = table_widths(count[count > 0], power, most_tables)
+    widths = table_widths(count[count > 0], power, table_cost)
     table_of_atom = np.where(count > 0, np.searchsorted(widths, count), -1)
     slot_of_atom, row_of_atom = np.zeros(atoms, dtype=np.int64), np.empty(atoms, dtype=np.int64)
     owners, shapes, start, row = [], [], 0, 0
@@ -195,28 +195,21 @@ def _tables(
     )
 
 
-def table_widths(counts: Int64[np.ndarray, "atoms"], power: int, most_tables: int) -> Int64[np.ndarray, "tables"]:
-    """At most `most_tables` widths, ascending, such that Σ (least width that holds the atom's edges)^power is smallest.
+def table_widths(counts: Int64[np.ndarray, "atoms"], power: int, table_cost: int) -> Int64[np.ndarray, "tables"]:
+    """Widths, ascending, that make Σ (least width that holds an atom's edges)^power + table_cost · tables smallest.
 
-    Exact: with the distinct counts in order, the best k tables for the first j of them are the best k − 1 for the first
-    i < j and one more for the rest.
+    Exact: with the distinct counts in order, the best tables for the first j of them are the best ones for the first
+    i < j and one more for the rest, as wide as the largest.
     """
-    if not len(counts):
-        return np.empty(0, dtype=np.int64)
     distinct, atoms = np.unique(-(-counts // _WIDTH_STEP) * _WIDTH_STEP, return_counts=True)
     before = np.concatenate([[0], np.cumsum(atoms)])
-    # cost[i, j]: one table for the counts i … j − 1, as wide as the largest of them.
-    cost = (before[None, :] - before[:, None]) * np.concatenate([[0.0], distinct.astype(np.float64) ** power])
-    cost[np.tril_indices(len(before))] = np.inf
-    best = np.full(len(before), np.inf)
-    best[0] = 0.0
-    cuts = []
-    for _ in range(min(most_tables, len(distinct))):
-        total = best[:, None] + cost
-        cuts.append(total.argmin(axis=0))
-        best = total.min(axis=0)
+    best, cuts = np.zeros(len(before)), np.zeros(len(before), dtype=np.int64)
+    for end in range(1, len(before)):
+        costs = best[:end] + (before[end] - before[:end]) * float(distinct[end - 1]) ** power + table_cost
+        cuts[end] = costs.argmin()
+        best[end] = costs[cuts[end]]
     end, chosen = len(distinct), []
-    for cut in reversed(cuts):
+    while end:
         chosen.append(distinct[end - 1])
-        end = int(cut[end])
+        end = int(cuts[end])
     return np.array(chosen[::-1], dtype=np.int64)
