@@ -132,7 +132,8 @@ def edge_tables(centre: Int64[np.ndarray, "edges"], atoms: int) -> EdgeTables:
         centre: centre of every edge, ascending.
         atoms: number of atoms.
     """
-    return _tables(centre, np.ones(len(centre), dtype=bool), atoms, at_least=1, power=1, table_cost=2000)
+    count = np.diff(np.searchsorted(centre, np.arange(atoms + 1)))
+    return _tables(np.arange(len(centre)), count, power=1, table_cost=2000)
 
 
 def near_tables(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edges"], atoms: int) -> EdgeTables:
@@ -143,32 +144,27 @@ def near_tables(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edge
         near: which edges are near.
         atoms: number of atoms.
     """
-    return _tables(centre, near, atoms, at_least=2, power=2, table_cost=4000)
+    edges = np.flatnonzero(near)
+    owner = centre[edges]
+    count = np.bincount(owner, minlength=atoms)
+    if (count == 1).any():
+        edges, count = edges[count[owner] > 1], np.where(count > 1, count, 0)
+    return _tables(edges, count, power=2, table_cost=4000)
 
 
 def _tables(
-    centre: Int64[np.ndarray, "edges"],
-    chosen: Bool[np.ndarray, "edges"],
-    atoms: int,
-    at_least: int,
-    power: int,
-    table_cost: int,
+    edges: Int64[np.ndarray, "chosen"], count: Int64[np.ndarray, "atoms"], power: int, table_cost: int
 ) -> EdgeTables:
     """Tables of chosen edges whose widths make Σ width^power over their rows, and what tables cost, smallest.
 
     Args:
-        centre: centre of every edge, ascending.
-        chosen: which edges are in the tables.
-        atoms: number of atoms.
-        at_least: atoms with fewer chosen edges are in no table.
+        edges: which edges are in the tables, by ascending centre.
+        count: how many of them each atom has.
         power: 1 where the work goes with edges, 2 where it goes with pairs.
         table_cost: how many places, or pairs of them, cost as much as one more table: some hundred small operations in
             a step, whose start takes as long as the work on these.
     """
-    count = np.bincount(centre[chosen], minlength=atoms)
-    count = np.where(count >= at_least, count, 0)
-    edges = np.flatnonzero(chosen & (count[centre] > 0))
-    column = np.arange(len(edges)) - (np.cumsum(count) - count)[centre[edges]]
+    atoms = len(count)
     widths = table_widths(count[count > 0], power, table_cost)
     table_of_atom = np.where(count > 0, np.searchsorted(widths, count), -1)
     slot_of_atom, row_of_atom = np.zeros(atoms, dtype=np.int64), np.empty(atoms, dtype=np.int64)
@@ -181,9 +177,11 @@ def _tables(
         shapes.append((len(members), width))
         start, row = start + width * len(members), row + len(members)
     row_of_atom[count == 0] = row
-    slots = (slot_of_atom[centre[edges]] + column).astype(np.int32)
+    places = np.arange(len(edges), dtype=np.int32)
+    # Edges of one atom stand side by side in the list and in the tables.
+    slots = np.repeat((slot_of_atom - (np.cumsum(count) - count)).astype(np.int32), count) + places
     sources = np.full(start, len(edges), dtype=np.int32)
-    sources[slots] = np.arange(len(edges))
+    sources[slots] = places
     return EdgeTables(
         edges=torch.from_numpy(edges.astype(np.int32)),
         shapes=tuple(shapes),
