@@ -14,7 +14,7 @@ from torch.nn.functional import silu, softplus
 from janus_graph import AtomGraph, Halo, Properties, conservative_properties, no_halo
 from janus_moe import ELEMENTS
 from matris_model.config import MatRISMoEConfig, preset_config
-from matris_model.elements import CHEMICAL_SYMBOLS
+from matris_model.elements import refuse_unseen_elements
 from matris_model.embedding import AtomEmbedding, EdgeEmbedding
 from matris_model.formulas import PLAIN, Formulas
 from matris_model.geometry import graph_geometry
@@ -155,12 +155,7 @@ class MatRISMoE(nn.Module):
 
     def check_elements(self, atomic_numbers: Collection[int]) -> None:
         """Raises ValueError naming the elements that this model was not trained for."""
-        known = self.config.elements
-        if known and (unseen := sorted(set(atomic_numbers) - set(known))):
-            raise ValueError(
-                f"this model has not seen {', '.join(CHEMICAL_SYMBOLS[z] for z in unseen)} in training; it knows "
-                f"{', '.join(CHEMICAL_SYMBOLS[z] for z in known)}"
-            )
+        refuse_unseen_elements(atomic_numbers, self.config.elements)
 
     def task_index(self, task: str | None) -> int:
         """Index of a task by name; None is fine where there is only one.

@@ -18,7 +18,7 @@ from matris_model.compat.embedding import AtomEmbedding, EdgeEmbedding, Referenc
 from matris_model.compat.geometry import graph_geometry
 from matris_model.compat.interaction import InteractionBlock
 from matris_model.compat.layers import MLP, make_norm
-from matris_model.elements import CHEMICAL_SYMBOLS
+from matris_model.elements import CHEMICAL_SYMBOLS, refuse_unseen_elements
 
 
 class MatRIS(nn.Module):
@@ -135,12 +135,7 @@ class MatRIS(nn.Module):
     def check_elements(self, atomic_numbers: Collection[int]) -> None:
         """Raises ValueError naming the elements that this model was not trained for."""
         _check_known(atomic_numbers)
-        known = self.config.elements
-        if known and (unseen := sorted(set(atomic_numbers) - set(known))):
-            raise ValueError(
-                f"this model has not seen {', '.join(CHEMICAL_SYMBOLS[z] for z in unseen)} in training; it knows "
-                f"{', '.join(CHEMICAL_SYMBOLS[z] for z in known)}"
-            )
+        refuse_unseen_elements(atomic_numbers, self.config.elements)
 
     def task_index(self, task: str | None) -> int:
         """Index of a task by name: 0, as there is one.
