@@ -10,17 +10,22 @@ from janus_comm.launch import Launch, launch
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh, make_mesh
 from janus_comm.process_group import ProcessGroupCommunicator
+from janus_comm.routes import Evaluated, by_double_backward, by_tangent, evaluate
+from janus_comm.tangent_rules import MissingDerivative
+from janus_comm.tangents import carry_tangents
 
 __all__ = [
     "Accounting",
     "Chain",
     "Communicator",
     "Counted",
+    "Evaluated",
     "Exchange",
     "Launch",
     "LaunchError",
     "MemoryAccounting",
     "Mesh",
+    "MissingDerivative",
     "ProcessGroupCommunicator",
     "RankFailed",
     "SingleRank",
@@ -29,7 +34,11 @@ __all__ = [
     "all_gather",
     "all_reduce",
     "all_to_all",
+    "by_double_backward",
+    "by_tangent",
+    "carry_tangents",
     "connect",
+    "evaluate",
     "identity_exchange",
     "launch",
     "make_exchange",

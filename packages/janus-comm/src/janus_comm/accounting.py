@@ -15,7 +15,7 @@ which way it takes does not enter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
@@ -136,6 +136,22 @@ class Counted:
         result = self._inner.exchange_rows(rows, send_counts, receive_counts)
         self._record("exchange_rows", bytes_of_exchange(send_counts, row_bytes(rows), self.rank))
         return result
+
+    def start_gather_rows(
+        self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "all *features"]]:
+        """`gather_rows` that goes on meanwhile, counted where it starts."""
+        wait = self._inner.start_gather_rows(rows, counts)
+        self._record("gather_rows", bytes_of_gather(counts, row_bytes(rows), self.rank))
+        return wait
+
+    def start_reduce_scatter_rows(
+        self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "own *features"]]:
+        """`reduce_scatter_rows` that goes on meanwhile, counted where it starts."""
+        wait = self._inner.start_reduce_scatter_rows(rows, counts)
+        self._record("reduce_scatter_rows", bytes_of_reduce_scatter(counts, row_bytes(rows), self.rank))
+        return wait
 
     def gather_object(self, value: T) -> list[T]:
         """Copies of all ranks' values."""

@@ -27,9 +27,11 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from janus_comm.chain import Chain
 from janus_comm.communicator import Communicator
+from janus_comm.tangents import in_tangent_level
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,17 @@ class _Collective(torch.autograd.Function):
 
 
 def _call(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Tensor:
+    if in_tangent_level() and rows.is_floating_point():
+        # A tangent travels the same way, behind its value; also one of zero, as other ranks' may be another.
+        value, tangent = forward_ad.unpack_dual(rows)
+        there = _differentiable(linear, value, chain)
+        return forward_ad.make_dual(
+            there, _differentiable(linear, torch.zeros_like(value) if tangent is None else tangent, chain)
+        )
+    return _differentiable(linear, rows, chain)
+
+
+def _differentiable(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Tensor:
     if not torch.is_grad_enabled() or not rows.is_floating_point():
         return linear.apply(rows.detach().contiguous())
     token = torch.zeros(0, device=rows.device, requires_grad=True) if chain is None else chain.token

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -59,6 +59,18 @@ class Communicator(Protocol):
         """
         ...
 
+    def start_gather_rows(
+        self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "all *features"]]:
+        """`gather_rows` that goes on while the rank does other things; what comes back waits for the result."""
+        ...
+
+    def start_reduce_scatter_rows(
+        self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "own *features"]]:
+        """`reduce_scatter_rows` that goes on while the rank does other things; what comes back waits for the result."""
+        ...
+
     def gather_object(self, value: T) -> list[T]:
         """Copies of all ranks' values (anything that pickles), in the order of the ranks."""
         ...
@@ -103,6 +115,20 @@ class SingleRank:
         """A copy of the rows."""
         require_exchange("exchange_rows", rows, send_counts, receive_counts, 0, 1)
         return rows.clone()
+
+    def start_gather_rows(
+        self, rows: Shaped[Tensor, "n *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "n *features"]]:
+        """A copy of the rows, at once."""
+        copy = self.gather_rows(rows, counts)
+        return lambda: copy
+
+    def start_reduce_scatter_rows(
+        self, rows: Shaped[Tensor, "n *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "n *features"]]:
+        """A copy of the rows, at once."""
+        copy = self.reduce_scatter_rows(rows, counts)
+        return lambda: copy
 
     def gather_object(self, value: T) -> list[T]:
         """A list of one copy of the value."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -53,42 +53,61 @@ class ProcessGroupCommunicator:
         self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "all *features"]:
         """All ranks' rows in the order of the ranks."""
+        return self.start_gather_rows(rows, counts)()
+
+    def start_gather_rows(
+        self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "all *features"]]:
+        """`gather_rows` that goes on while the rank does other things; what comes back waits for the result."""
         require_own_rows("gather_rows", rows, counts, self.rank, self.size)
         if min(counts) == max(counts):
             gathered = rows.new_empty(sum(counts), *rows.shape[1:])
-            parts = list(_as_bytes(gathered).chunk(self.size)) if gathered.numel() else []
-            if parts:
-                dist.all_gather(parts, _as_bytes(rows), group=self._group)
-            return gathered
+            if not gathered.numel():
+                return lambda: gathered
+            parts = list(_as_bytes(gathered).chunk(self.size))
+            work = dist.all_gather(parts, _as_bytes(rows), group=self._group, async_op=True)
+            return lambda: _when(work, gathered)
         # A gather of uneven parts is an exchange in which everyone gets the same rows: no padding on the wire.
         copies = rows.repeat(self.size, *(1 for _ in rows.shape[1:]))
-        return self.exchange_rows(copies, [counts[self.rank]] * self.size, counts)
+        return self._start_exchange(copies, [counts[self.rank]] * self.size, counts)
 
     def reduce_scatter_rows(
         self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "own *features"]:
         """This rank's rows of the sum of all ranks' rows."""
+        return self.start_reduce_scatter_rows(rows, counts)()
+
+    def start_reduce_scatter_rows(
+        self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "own *features"]]:
+        """`reduce_scatter_rows` that goes on while the rank does other things; what comes back waits for the result."""
         require_all_rows("reduce_scatter_rows", rows, counts, self.size)
         require_addable("reduce_scatter_rows", rows)
         own = counts[self.rank]
-        received = self.exchange_rows(rows, counts, [own] * self.size)
-        return sum_in_rank_order(received.split(own) if own else [received])
+        received = self._start_exchange(rows, counts, [own] * self.size)
+        return lambda: sum_in_rank_order(received().split(own) if own else [received()])
 
     def exchange_rows(
         self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
     ) -> Shaped[Tensor, "received *features"]:
         """The rows that every rank meant for this one, in the order of the ranks."""
         require_exchange("exchange_rows", rows, send_counts, receive_counts, self.rank, self.size)
+        return self._start_exchange(rows, send_counts, receive_counts)()
+
+    def _start_exchange(
+        self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "received *features"]]:
         received = rows.new_empty(sum(receive_counts), *rows.shape[1:])
-        width = row_bytes(rows)
-        dist.all_to_all_single(
+        width, sent = row_bytes(rows), _as_bytes(rows)
+        work = dist.all_to_all_single(
             _as_bytes(received),
-            _as_bytes(rows),
+            sent,
             [count * width for count in receive_counts],
             [count * width for count in send_counts],
             group=self._group,
+            async_op=True,
         )
-        return received
+        return lambda: _when(work, received, sent)
 
     def gather_object(self, value: T) -> list[T]:
         """Copies of all ranks' values, in the order of the ranks."""
@@ -127,6 +146,12 @@ class ProcessGroupCommunicator:
         if self._open_group is None:
             raise RankFailed(f"rank {self.rank} talks to a group that has ended; do so inside `with launch() as ...`")
         return self._open_group
+
+
+def _when(work: dist.Work, result: Tensor, *needed: Tensor) -> Tensor:
+    """The result once the work is done; what the work needs stays until then."""
+    work.wait()
+    return result
 
 
 def _as_bytes(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, " bytes"]:

@@ -142,6 +142,18 @@ class _ThreadCommunicator:
         everyone = self._meet(f"exchange_rows of {_kind(rows, 1)}", brought, _exchange_mismatch)
         return torch.cat([theirs.split(sent)[self.rank] for theirs, sent, _ in everyone])
 
+    def start_gather_rows(
+        self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "all *features"]]:
+        result = self.gather_rows(rows, counts)
+        return lambda: result
+
+    def start_reduce_scatter_rows(
+        self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
+    ) -> Callable[[], Shaped[Tensor, "own *features"]]:
+        result = self.reduce_scatter_rows(rows, counts)
+        return lambda: result
+
     def gather_object(self, value: T) -> list[T]:
         # Pickled, as between processes: what cannot travel there fails here, and nothing is shared by accident.
         return [pickle.loads(theirs) for theirs in self._meet("gather_object", pickle.dumps(value))]

@@ -1,0 +1,340 @@
+"""Sharded parameters under a double backward: gather nodes.
+
+A block's weights come out of a node of the graph whose backward pass is a reduce-scatter. What autograd keeps of them
+for the inner and the outer pass is a handle; their memory may go after the forward pass and come back, filled again,
+when a pass reaches the block. Autograd joins what a handle gives back to the node it came from, so gradients of every
+pass meet there, and are reduced once.
+
+All ranks gather and reduce in one order in every pass, whatever autograd asks for on each of them: the order of the
+forward pass, and its reverse.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint as recompute
+
+from janus_comm.memory import MemoryAccounting
+from janus_comm.mesh import Mesh
+from janus_comm.sharding.bucket import Bucket, ShardedTensors, places_by_block, plain_rows
+from janus_comm.sharding.copies import Copies
+from janus_comm.sharding.initialize import Start
+from janus_comm.sharding.layout import without_repeats
+from janus_comm.sharding.reduction import Reduction
+
+
+class GatherNodes:
+    """A model whose parameters are shards, block by block; differentiated by double backward.
+
+    From now on the modules hold shards: rows of each parameter, under its name. Optimisers, moving means and clipping
+    see these. The model is called inside :meth:`phase` only, which :func:`janus_comm.by_double_backward` and
+    :func:`janus_comm.evaluate` enter when they are given it::
+
+        nodes = GatherNodes(model, model.blocks, mesh)
+        by_double_backward(potential, [positions], loss, nodes.phase)
+
+    What does not belong to a block, or to several of them, is gathered once in the forward pass and stays to the end.
+    Gradients are summed over ranks, not averaged: what is differentiated is the sum of all ranks' losses.
+
+    Args:
+        model: on every rank with the same values, or on the meta device.
+        blocks: modules of it that are called one after the other, in any order, also several times.
+        mesh: parameters are shared over its units; its replicas hold the same shards.
+        regather: give a block's weights back after each pass and gather them again for the next: at most two blocks'
+            weights are there at a time. Otherwise they stay until their gradient is reduced.
+        checkpoint: keep only what goes into a block, and compute what is inside again when a derivative needs it.
+        dtype: what blocks compute in; None for the parameters' own.
+        start: how a model on the meta device gets its values.
+        presented: the form in which modules hold their rows: tensors, or DTensors (`as_dtensors`).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module],
+        mesh: Mesh,
+        *,
+        regather: bool = False,
+        checkpoint: bool = False,
+        dtype: torch.dtype | None = None,
+        start: Start | None = None,
+        presented: ShardedTensors = plain_rows,
+    ) -> None:
+        self.memory = MemoryAccounting()
+        self.regather = regather
+        self._replicas = mesh.replica_axis
+        names = {module: name for name, module in model.named_modules()}
+        titles = [*(names.get(block, type(block).__name__) for block in blocks), "the rest of the model"]
+        places = places_by_block(model, blocks)
+        self.buckets: list[Bucket] = []
+        for index, (module, title) in enumerate(zip([*blocks, model], titles, strict=True)):
+            own = places[index] if start is None else start.of(module, places[index], index)
+            self.buckets.append(Bucket(title, own, mesh.unit_axis, self.memory, dtype, presented))
+            places[index].clear()  # the whole parameters go before those of the next block are made
+        self._by_storage = {bucket.storage: index for index, bucket in enumerate(self.buckets)}
+        self._rest = len(blocks)
+        self._visits: list[int] = []
+        self._copies = Copies(self._by_storage)
+        self._step = _Step()
+        for index, module in enumerate([*blocks, model]):
+            self._surround(module, index, checkpoint and module is not model)
+
+    # Phases of a step
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A phase of a step: ``forward``, ``inner``, ``outer``; or the first two inside an ``evaluation``."""
+        step = self._step
+        with ExitStack() as stack:
+            if name == "evaluation":
+                step.evaluating = True
+                stack.callback(self._end)
+            elif name == "forward":
+                step = self._begin()
+                if not (step.evaluating or self._copies.checked):
+                    stack.enter_context(self._copies)
+            elif name == "inner":
+                self._expect([*reversed(self._visits)])
+            elif name == "outer":
+                self._expect([*self._visits, *reversed(self._visits)])
+                step.to_reduce = deque(self._order_of_gradients())
+                stack.callback(self._end)
+            step.phase = name
+            stack.enter_context(saved_tensors_hooks(self._pack, self._unpack))
+            yield
+            self._gather_the_rest()
+            if name == "outer":
+                self._reduce_the_rest()
+        step.phase = "evaluation" if step.evaluating else ""
+
+    def look_ahead(self) -> None:
+        """Start gathering the first block of the next forward pass; its shards have their new values.
+
+        Every rank calls it, or none, between two evaluations.
+        """
+        self._expect(self._visits)
+
+    def _begin(self) -> _Step:
+        """A new evaluation, whatever became of the last one."""
+        if self._step.phase not in ("", "evaluation"):
+            self._end()  # an error has ended it
+        self._step.weights.clear()
+        self._expect(self._visits)
+        self._visits = []
+        return self._step
+
+    def _end(self) -> None:
+        for bucket in self.buckets:
+            if bucket.on_its_way:
+                bucket.finish_gather()
+            bucket.release()
+        self._step = _Step()
+
+    def _order_of_gradients(self) -> list[int]:
+        """Last come first; a bucket that was not called, and the rest of the model, at the end."""
+        called = list(dict.fromkeys(self._visits))
+        others = [index for index in range(len(self.buckets)) if index not in called]
+        return [index for index in [*reversed(called), *others] if self.buckets[index].layout.trained]
+
+    # Gathering
+
+    def _expect(self, visits: Sequence[int]) -> None:
+        """From here on buckets are needed in this order."""
+        step = self._step
+        visits = without_repeats([index for index in visits if index != self._rest])
+        if step.present is not None and visits[:1] == [step.present]:
+            visits = visits[1:]
+        step.expected = deque(visits if self.regather or step.present is None else ())
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        expected = self._step.expected
+        if expected and not self.buckets[expected[0]].alive and not self.buckets[expected[0]].on_its_way:
+            self.buckets[expected[0]].start_gather()
+
+    def _next(self) -> None:
+        step = self._step
+        index = step.expected.popleft()
+        if self.regather and step.present is not None and step.present != index:
+            self.buckets[step.present].release()
+        if not self.buckets[index].alive:
+            if not self.buckets[index].on_its_way:
+                self.buckets[index].start_gather()
+            self.buckets[index].finish_gather()
+        step.present = index
+        self._look_ahead()
+
+    def _need(self, index: int) -> None:
+        """The bucket is alive afterwards; what other ranks expect to be gathered before it has been."""
+        bucket = self.buckets[index]
+        if self._step.phase == "forward":
+            self._visit(index)
+        while not bucket.alive:
+            if not self._step.expected:
+                raise RuntimeError(
+                    f"the weights of {bucket.name} are needed in phase {self._step.phase or 'none'!r} out of the order "
+                    "of the forward pass; give `phase` to by_double_backward or evaluate, or use regather=False"
+                )
+            self._next()
+
+    def _visit(self, index: int) -> None:
+        """The forward pass calls blocks as it likes, on all ranks alike; last time's order is only a guess."""
+        step = self._step
+        if index == self._rest:
+            if not self.buckets[index].alive:
+                self.buckets[index].start_gather()
+                self.buckets[index].finish_gather()
+            return
+        self._visits.append(index)
+        if step.present == index:
+            return
+        if not step.expected or step.expected[0] != index:
+            self._forget_expected()
+            step.expected = deque([index])
+        self._next()
+
+    def _forget_expected(self) -> None:
+        for index in self._step.expected:
+            if self.buckets[index].on_its_way:
+                self.buckets[index].finish_gather()
+                if self.regather:
+                    self.buckets[index].release()
+        self._step.expected.clear()
+
+    def _gather_the_rest(self) -> None:
+        if self._step.phase == "forward":
+            self._forget_expected()
+        while self._step.expected:
+            self._next()
+
+    # Blocks
+
+    def _surround(self, module: nn.Module, index: int, checkpoint: bool) -> None:
+        bucket, forward = self.buckets[index], module.forward
+
+        def computed(weights: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
+            if self._step.phase != "forward":  # again, for a derivative
+                self._need(index)
+            with bucket.holding(weights):
+                return forward(*args, **kwargs)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._step.phase != "forward":
+                raise RuntimeError(
+                    f"{bucket.name} holds shards of its weights; call the model through by_double_backward(..., phase) "
+                    "or evaluate(..., phase) with the phase of its GatherNodes"
+                )
+            self._need(index)
+            weights = self._weights(index)
+            if checkpoint and torch.is_grad_enabled():
+                return recompute(computed, weights, *args, use_reentrant=False, **kwargs)
+            return computed(weights, *args, **kwargs)
+
+        module.forward = run
+
+    def _weights(self, index: int) -> tuple[Tensor, ...]:
+        """The bucket's weights in this evaluation's graph: one node, however often they are used."""
+        bucket, known = self.buckets[index], self._step.weights
+        if self._step.evaluating or not torch.is_grad_enabled():
+            return bucket.weights()
+        if index not in known:
+            known[index] = _Gather.apply(self, index, *bucket.shards)  # type: ignore[no-untyped-call]
+        return known[index]
+
+    # What autograd keeps
+
+    def _pack(self, tensor: Tensor) -> Tensor | _Kept:
+        storage = tensor.untyped_storage()._cdata
+        index = self._by_storage.get(storage)
+        if index is not None:
+            return _Kept(index, tensor)
+        self._copies.kept(storage, [bucket.name for bucket in self.buckets])
+        return tensor
+
+    def _unpack(self, kept: Tensor | _Kept) -> Tensor:
+        if isinstance(kept, _Kept):
+            self._need(kept.bucket)
+            return kept.tensor
+        return kept
+
+    # Gradients
+
+    def receive(self, index: int, gradients: Sequence[Tensor | None]) -> None:
+        """Take a bucket's gradients on this rank; called by its node, in the outer pass."""
+        step = self._step
+        if step.phase != "outer":
+            raise RuntimeError(
+                f"the weights of {self.buckets[index].name} got a gradient in phase {step.phase or 'none'!r}; "
+                "only the outer pass of by_double_backward may reach parameters, and its graph is not kept"
+            )
+        step.received[index] = gradients
+        while step.to_reduce and step.to_reduce[0] in step.received:
+            self._reduce(step.to_reduce.popleft())
+
+    def _reduce(self, index: int) -> None:
+        step, bucket = self._step, self.buckets[index]
+        self._advance()
+        step.reductions.append(Reduction(bucket, bucket.start_reduce(step.received.pop(index, ())), self._replicas))
+        if not self.regather and bucket.layout.trained == len(bucket.layout.slots):
+            bucket.release()  # what is frozen may be needed still
+
+    def _advance(self) -> None:
+        """Each reduction on its way takes one more step, the oldest first, on every rank alike."""
+        step = self._step
+        step.reductions = deque(reduction for reduction in step.reductions if not reduction.advance())
+
+    def _reduce_the_rest(self) -> None:
+        while self._step.to_reduce:
+            self._reduce(self._step.to_reduce.popleft())
+        while self._step.reductions:
+            self._advance()
+
+
+class _Step:
+    """What changes in the course of one evaluation."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.evaluating = False
+        self.present: int | None = None
+        self.expected: deque[int] = deque()
+        self.weights: dict[int, tuple[Tensor, ...]] = {}
+        self.to_reduce: deque[int] = deque()
+        self.received: dict[int, Sequence[Tensor | None]] = {}
+        self.reductions: deque[Reduction] = deque()
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A tensor in the memory of a bucket's whole, which may have gone."""
+
+    bucket: int
+    tensor: Tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, nodes: GatherNodes, index: int, *shards: Tensor) -> tuple[Tensor, ...]:
+        ctx.nodes, ctx.index = nodes, index
+        ctx.set_materialize_grads(False)
+        weights = nodes.buckets[index].weights()
+        ctx.mark_non_differentiable(
+            *(weight for weight, shard in zip(weights, shards, strict=True) if not shard.requires_grad)
+        )
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("gradients of sharded parameters are not differentiable themselves: no create_graph")
+        # The reduced gradient is not there yet: it is added to the shards' own when it comes.
+        ctx.nodes.receive(ctx.index, gradients)
+        return (None, None, *(None for _ in gradients))

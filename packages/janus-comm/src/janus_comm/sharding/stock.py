@@ -1,0 +1,67 @@
+"""Sharded parameters under the tangent route: stock FSDP2, or HSDP, and blocks that carry tangents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from janus_comm.sharding.bucket import places_by_block
+from janus_comm.sharding.initialize import Start
+from janus_comm.tangents import carry_tangents
+
+
+class StockShards:
+    """A model under `fully_shard`, block by block and at its root; differentiated by the tangent route.
+
+    One block's weights are there at a time, in every phase. The model's parameters are DTensors, and everything that
+    knows those can be used: optimisers, `torch.distributed.checkpoint`, clipping::
+
+        stock = StockShards(model, model.blocks, device_mesh, checkpoint=True)
+        by_tangent(potential, [positions], loss, stock.phase)
+
+    Gradients are summed over ranks, not averaged: what is differentiated is the sum of all ranks' losses.
+
+    Args:
+        model: on every rank with the same values, or on the meta device.
+        blocks: modules of it, each called with whatever the model calls it with.
+        device_mesh: one dimension, to share parameters over; or two, replicas first (HSDP).
+        checkpoint: keep only what goes into a block, and compute what is inside again when a derivative needs it.
+        start: how a model on the meta device gets its values.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module],
+        device_mesh: DeviceMesh,
+        *,
+        checkpoint: bool = False,
+        start: Start | None = None,
+    ) -> None:
+        places = places_by_block(model, blocks)
+        # Parameters that several blocks share belong to the root, which FSDP2 has to be told.
+        shared = places[-1] if start is None else start.of(model, places[-1], len(blocks))
+        ignored = {place.parameter for place in shared}
+        for index, block in enumerate(blocks):
+            if start is not None:
+                start.of(block, places[index], index)
+            fully_shard(block, mesh=device_mesh, reshard_after_forward=True, ignored_params=ignored)
+            carry_tangents(block, checkpoint)
+        fully_shard(model, mesh=device_mesh)
+        carry_tangents(model)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+        self._root = model
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A phase of a step: gradients are reduced in ``outer`` only."""
+        assert isinstance(self._root, FSDPModule)
+        if name in ("forward", "tangent"):
+            self._root.set_requires_gradient_sync(name == "tangent")
+        yield
