@@ -1,7 +1,7 @@
 """Forward derivatives of operations that torch has none of, wrong ones, or expensive ones.
 
-Rules are written with operations whose forward derivative torch can differentiate backward. Outside a tangent level, and
-for tensors without a tangent, operations are called as they are.
+Rules are written with operations whose forward derivative torch can differentiate backward. Outside a tangent level,
+and for tensors without a tangent, operations are called as they are.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TangentRules(TorchFunctionMode):
             if "forward AD" not in str(error):
                 raise
             raise MissingDerivative(
-                f"{getattr(func, '__name__', func)} has no forward derivative, so the model cannot take the tangent route; "
+                f"{getattr(func, '__name__', func)} has no forward derivative, which the tangent route needs; "
                 "write it with other operations, or take the route by double backward"
             ) from error
 

@@ -120,25 +120,25 @@ class Bucket:
         device = self._rows[0].device if self._rows else torch.device("cpu")
         self.whole = torch.empty(self.layout.elements, dtype=self.dtype, device=device)
         self._storage = self.whole.untyped_storage()
-        self._size = self._storage.nbytes()
+        self.whole_bytes = self._storage.nbytes()
         self._storage.resize_(0)
         self.alive = False
 
     def put(self, tensors: Sequence[Tensor]) -> None:
         """Let the modules hold these instead of what they hold now."""
         for place, tensor in zip(self.places, tensors, strict=True):
-            for holder, attribute in place.holders:
-                # Not setattr: a gathered weight is a function of the shard, and no nn.Parameter.
-                holder._parameters[attribute] = tensor  # type: ignore[assignment]
+            for holder in place.holders:
+                _hold(holder, tensor)
 
-    @contextmanager
-    def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """The modules hold these for a while, and the shards again afterwards."""
-        self.put(tensors)
-        try:
-            yield
-        finally:
-            self.put(self.shards)
+    def lent_to(self, block: nn.Module) -> list[tuple[int, tuple[nn.Module, str]]]:
+        """Which of the parameters modules of a block hold, and where: parameters that several blocks share."""
+        inside = set(block.modules())
+        return [
+            (index, holder)
+            for index, place in enumerate(self.places)
+            for holder in place.holders
+            if holder[0] in inside
+        ]
 
     def weights(self) -> tuple[Tensor, ...]:
         """The whole parameters, tensors in the memory of the whole, whether that is there or not."""
@@ -171,8 +171,8 @@ class Bucket:
         assert self._gathering is not None
         everyone = self._gathering().view(self.ranks.size, -1)
         self._gathering = None
-        self._storage.resize_(self._size)
-        self._memory.allocate(self.name, self._size)
+        self._storage.resize_(self.whole_bytes)
+        self._memory.allocate(self.name, self.whole_bytes)
         with torch.no_grad(), _unsafe_preserve_version_counter(self.whole):
             for slot in self.layout.slots:
                 sent = everyone[:, slot.shard_start : slot.shard_start + slot.room]
@@ -207,6 +207,26 @@ class Bucket:
                     shard.grad = self._presented(part.clone(), slot)
                 else:
                     shard.grad += self._presented(part, slot)
+
+
+@contextmanager
+def holding(
+    held: Sequence[tuple[tuple[nn.Module, str], Tensor]],
+) -> Iterator[None]:
+    """Modules hold these tensors under these names for a while, and afterwards what they held before."""
+    before = [(holder, holder[0]._parameters[holder[1]]) for holder, _ in held]
+    for holder, tensor in held:
+        _hold(holder, tensor)
+    try:
+        yield
+    finally:
+        for holder, tensor in before:
+            _hold(holder, tensor)
+
+
+def _hold(holder: tuple[nn.Module, str], tensor: Tensor | None) -> None:
+    # Not setattr: a gathered weight is a function of the shard, and no nn.Parameter.
+    holder[0]._parameters[holder[1]] = tensor  # type: ignore[assignment]
 
 
 def _common_dtype(name: str, places: Sequence[Place]) -> torch.dtype:

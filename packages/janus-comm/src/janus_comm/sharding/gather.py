@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh
-from janus_comm.sharding.bucket import Bucket, ShardedTensors, places_by_block, plain_rows
+from janus_comm.sharding.bucket import Bucket, ShardedTensors, holding, places_by_block, plain_rows
 from janus_comm.sharding.copies import Copies
 from janus_comm.sharding.initialize import Start
 from janus_comm.sharding.layout import without_repeats
@@ -218,12 +218,17 @@ class GatherNodes:
     # Blocks
 
     def _surround(self, module: nn.Module, index: int, checkpoint: bool) -> None:
-        bucket, forward = self.buckets[index], module.forward
+        bucket, rest, forward = self.buckets[index], self.buckets[self._rest], module.forward
+        own = [(place, holder) for place, each in enumerate(bucket.places) for holder in each.holders]
+        # What several blocks share is the rest's, which is there, except when a block is computed again.
+        lent = rest.lent_to(module) if checkpoint else []
 
-        def computed(weights: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
+        def computed(weights: Sequence[Tensor], borrowed: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
             if self._step.phase != "forward":  # again, for a derivative
                 self._need(index)
-            with bucket.holding(weights):
+            held = [(holder, weights[place]) for place, holder in own]
+            held += [(holder, tensor) for (_, holder), tensor in zip(lent, borrowed, strict=True)]
+            with holding(held):
                 return forward(*args, **kwargs)
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -235,8 +240,10 @@ class GatherNodes:
             self._need(index)
             weights = self._weights(index)
             if checkpoint and torch.is_grad_enabled():
-                return recompute(computed, weights, *args, use_reentrant=False, **kwargs)
-            return computed(weights, *args, **kwargs)
+                everything = self._weights(self._rest)
+                borrowed = [everything[place] for place, _ in lent]
+                return recompute(computed, weights, borrowed, *args, use_reentrant=False, **kwargs)
+            return computed(weights, [module._parameters[name] for _, (module, name) in lent], *args, **kwargs)
 
         module.forward = run
 

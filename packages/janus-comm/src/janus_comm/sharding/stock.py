@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from janus_comm.sharding.bucket import places_by_block
+from janus_comm.sharding.bucket import Place, places_by_block
 from janus_comm.sharding.initialize import Start
 from janus_comm.tangents import carry_tangents
 
@@ -31,6 +31,8 @@ class StockShards:
         device_mesh: one dimension, to share parameters over; or two, replicas first (HSDP).
         checkpoint: keep only what goes into a block, and compute what is inside again when a derivative needs it.
         start: how a model on the meta device gets its values.
+
+    Raises ValueError where blocks share a parameter.
     """
 
     def __init__(
@@ -43,14 +45,14 @@ class StockShards:
         start: Start | None = None,
     ) -> None:
         places = places_by_block(model, blocks)
-        # Parameters that several blocks share belong to the root, which FSDP2 has to be told.
-        shared = places[-1] if start is None else start.of(model, places[-1], len(blocks))
-        ignored = {place.parameter for place in shared}
+        _require_unshared(places[-1], blocks)
         for index, block in enumerate(blocks):
             if start is not None:
                 start.of(block, places[index], index)
-            fully_shard(block, mesh=device_mesh, reshard_after_forward=True, ignored_params=ignored)
+            fully_shard(block, mesh=device_mesh, reshard_after_forward=True)
             carry_tangents(block, checkpoint)
+        if start is not None:
+            start.of(model, places[-1], len(blocks))
         fully_shard(model, mesh=device_mesh)
         carry_tangents(model)
         for module in model.modules():
@@ -65,3 +67,14 @@ class StockShards:
         if name in ("forward", "tangent"):
             self._root.set_requires_gradient_sync(name == "tangent")
         yield
+
+
+def _require_unshared(places: Sequence[Place], blocks: Sequence[nn.Module]) -> None:
+    """FSDP2 leaves out what a block shares with others, and nobody would reduce its gradient."""
+    inside = {module for block in blocks for module in block.modules()}
+    for place in places:
+        if any(holder in inside for holder, _ in place.holders):
+            raise ValueError(
+                f"{' and '.join(place.names)} are one parameter in several blocks, which FSDP2 cannot shard; "
+                "take GatherNodes, or put the parameter into one block"
+            )
