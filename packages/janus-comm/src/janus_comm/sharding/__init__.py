@@ -4,5 +4,15 @@ from janus_comm.sharding.dtensor import as_dtensors, make_device_mesh
 from janus_comm.sharding.gather import GatherNodes
 from janus_comm.sharding.initialize import Start
 from janus_comm.sharding.stock import StockShards
+from janus_comm.sharding.update import BucketwiseUpdate, clip_gradients, gradient_norm
 
-__all__ = ["GatherNodes", "Start", "StockShards", "as_dtensors", "make_device_mesh"]
+__all__ = [
+    "BucketwiseUpdate",
+    "GatherNodes",
+    "Start",
+    "StockShards",
+    "as_dtensors",
+    "clip_gradients",
+    "gradient_norm",
+    "make_device_mesh",
+]

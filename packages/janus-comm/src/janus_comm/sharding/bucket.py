@@ -211,7 +211,7 @@ class Bucket:
 
 @contextmanager
 def holding(
-    held: Sequence[tuple[tuple[nn.Module, str], Tensor]],
+    held: Sequence[tuple[tuple[nn.Module, str], Tensor | None]],
 ) -> Iterator[None]:
     """Modules hold these tensors under these names for a while, and afterwards what they held before."""
     before = [(holder, holder[0]._parameters[holder[1]]) for holder, _ in held]
@@ -220,8 +220,8 @@ def holding(
     try:
         yield
     finally:
-        for holder, tensor in before:
-            _hold(holder, tensor)
+        for holder, parameter in before:
+            _hold(holder, parameter)
 
 
 def _hold(holder: tuple[nn.Module, str], tensor: Tensor | None) -> None:

@@ -70,7 +70,7 @@ class GatherNodes:
     ) -> None:
         self.memory = MemoryAccounting()
         self.regather = regather
-        self._replicas = mesh.replica_axis
+        self.ranks, self._replicas = mesh.unit_axis, mesh.replica_axis
         names = {module: name for name, module in model.named_modules()}
         titles = [*(names.get(block, type(block).__name__) for block in blocks), "the rest of the model"]
         places = places_by_block(model, blocks)
@@ -115,11 +115,18 @@ class GatherNodes:
                 self._reduce_the_rest()
         step.phase = "evaluation" if step.evaluating else ""
 
+    def first_needed(self) -> tuple[list[int], list[int]]:
+        """The buckets that :meth:`look_ahead` begins to gather, and the others in the order of the forward pass."""
+        order = [self._rest, *dict.fromkeys(self._visits)]
+        order += [index for index in range(len(self.buckets)) if index not in order]
+        return order[:2], order[2:]
+
     def look_ahead(self) -> None:
-        """Start gathering the first block of the next forward pass; its shards have their new values.
+        """Begin to gather what the next forward pass needs first, whose shards have their new values.
 
         Every rank calls it, or none, between two evaluations.
         """
+        self._start(self._rest)
         self._expect(self._visits)
 
     def _begin(self) -> _Step:
@@ -153,24 +160,30 @@ class GatherNodes:
         if step.present is not None and visits[:1] == [step.present]:
             visits = visits[1:]
         step.expected = deque(visits if self.regather or step.present is None else ())
-        self._look_ahead()
+        self._start_next()
 
-    def _look_ahead(self) -> None:
-        expected = self._step.expected
-        if expected and not self.buckets[expected[0]].alive and not self.buckets[expected[0]].on_its_way:
-            self.buckets[expected[0]].start_gather()
+    def _start(self, index: int) -> None:
+        bucket = self.buckets[index]
+        if not bucket.alive and not bucket.on_its_way:
+            bucket.start_gather()
+
+    def _finish(self, index: int) -> None:
+        if not self.buckets[index].alive:
+            self.buckets[index].finish_gather()
+
+    def _start_next(self) -> None:
+        if self._step.expected:
+            self._start(self._step.expected[0])
 
     def _next(self) -> None:
         step = self._step
         index = step.expected.popleft()
         if self.regather and step.present is not None and step.present != index:
             self.buckets[step.present].release()
-        if not self.buckets[index].alive:
-            if not self.buckets[index].on_its_way:
-                self.buckets[index].start_gather()
-            self.buckets[index].finish_gather()
+        self._start(index)
+        self._finish(index)
         step.present = index
-        self._look_ahead()
+        self._start_next()
 
     def _need(self, index: int) -> None:
         """The bucket is alive afterwards; what other ranks expect to be gathered before it has been."""
@@ -189,9 +202,8 @@ class GatherNodes:
         """The forward pass calls blocks as it likes, on all ranks alike; last time's order is only a guess."""
         step = self._step
         if index == self._rest:
-            if not self.buckets[index].alive:
-                self.buckets[index].start_gather()
-                self.buckets[index].finish_gather()
+            self._start(index)
+            self._finish(index)
             return
         self._visits.append(index)
         if step.present == index:
@@ -223,9 +235,10 @@ class GatherNodes:
         # What several blocks share is the rest's, which is there, except when a block is computed again.
         lent = rest.lent_to(module) if checkpoint else []
 
-        def computed(weights: Sequence[Tensor], borrowed: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+        def computed(weights: Sequence[Tensor], borrowed: Sequence[Tensor | None], *args: Any, **kwargs: Any) -> Any:
             if self._step.phase != "forward":  # again, for a derivative
                 self._need(index)
+            held: list[tuple[tuple[nn.Module, str], Tensor | None]]
             held = [(holder, weights[place]) for place, holder in own]
             held += [(holder, tensor) for (_, holder), tensor in zip(lent, borrowed, strict=True)]
             with holding(held):

@@ -58,6 +58,7 @@ class StockShards:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)  # gloo has no other reductions
         self._root = model
 
     @contextmanager
