@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from conservative import Block, Potential, loss_of, potential, relative_difference, structure
-from janus_comm import Accounting, Counted, RankFailed, SingleRank, by_double_backward, evaluate, make_mesh
+from janus_comm import (
+    Accounting,
+    Counted,
+    MemoryAccounting,
+    RankFailed,
+    SingleRank,
+    by_double_backward,
+    evaluate,
+    make_mesh,
+)
 from janus_comm.sharding import GatherNodes, Start
 from janus_comm.sharding.layout import bucket_layout, bytes_of_a_step, gathers_of_a_step, without_repeats
 from janus_comm.testing import run_rank_processes, run_rank_threads
@@ -37,7 +46,8 @@ def trained(ranks, make_model, strategy, steps=1, replica=1, run=run_rank_thread
         accounting, model = Accounting(), copy.deepcopy(whole)
         mesh = make_mesh(Counted(world, accounting), replica, ranks // replica)
         accounting_before = accounting.total().calls
-        nodes = GatherNodes(model, model.blocks, mesh, **strategy)
+        memory = MemoryAccounting()
+        nodes = GatherNodes(model, model.blocks, mesh, memory=memory, **strategy)
         assert accounting.total().calls == accounting_before
         found = many_steps(model, by_double_backward, nodes.phase, [structures[world.rank]], steps)
         unit, size = mesh.unit_index, mesh.unit
@@ -46,8 +56,8 @@ def trained(ranks, make_model, strategy, steps=1, replica=1, run=run_rank_thread
             assert relative_difference(total, losses[step]) < TOLERANCE
             assert worst_difference(found[1][step], gradients[step], unit, size) < TOLERANCE
         assert worst_difference(found[2], parameters, unit, size) < TOLERANCE
-        assert nodes.memory.live == 0
-        return nodes.memory.peak, [bucket.whole_bytes for bucket in nodes.buckets], accounting.tallies
+        assert memory.live == 0
+        return memory.peak, [bucket.whole_bytes for bucket in nodes.buckets], accounting.tallies
 
     return run(ranks, on_rank)
 
@@ -195,13 +205,14 @@ def test_evaluation_gathers_without_gradients_and_gives_everything_back():
 
     def on_rank(world):
         own = copy.deepcopy(model)
-        nodes = GatherNodes(own, own.blocks, make_mesh(world, 1, 2), regather=True)
+        memory = MemoryAccounting()
+        nodes = GatherNodes(own, own.blocks, make_mesh(world, 1, 2), regather=True, memory=memory)
         for _ in range(2):
             outputs, gradients = evaluate(lambda x: own(x, example), [example.positions], nodes.phase)
             with torch.no_grad(), nodes.phase("evaluation"), nodes.phase("forward"):
                 alone = own(example.positions, example)[0]
         assert all(parameter.grad is None for parameter in own.parameters())
-        assert nodes.memory.live == 0
+        assert memory.live == 0
         assert torch.equal(alone, outputs[0])
         return relative_difference(outputs[0], expected[0][0]), relative_difference(gradients[0], expected[1][0])
 

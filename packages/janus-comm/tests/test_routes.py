@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from conservative import Flops, Structure, loss_of, potential, relative_difference, structure
 from janus_comm import MissingDerivative, by_double_backward, by_tangent, carry_tangents, evaluate
@@ -153,6 +154,30 @@ def test_a_step_costs_no_product_more_than_its_derivatives_have(route, checkpoin
     with Flops() as step:
         gradients_by(route, model, example)
     assert step.total / forward.total <= most
+
+
+def peak_bytes(step):
+    """Most that torch holds at a time during a step, over what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def test_memory_of_a_checkpointed_tangent_step_does_not_grow_with_depth():
+    # Many edges an atom: what goes into a block, a row an atom, is small beside what is inside.
+    example, peaks = structure(40, 9), []
+    for blocks in (4, 16):
+        model = potential(8, (None,) * blocks)
+        for block in model.blocks:
+            carry_tangents(block, checkpoint=True)
+        gradients_by(by_tangent, model, example)
+        peaks.append(peak_bytes(lambda m=model: gradients_by(by_tangent, m, example)))
+    assert peaks[1] <= 1.15 * peaks[0]
 
 
 class Narrow(nn.Module):

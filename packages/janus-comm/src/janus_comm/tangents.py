@@ -28,11 +28,13 @@ def tangent_level() -> Iterator[None]:
 
     One at a time in a process, whatever the threads: `torch.autograd.forward_ad` keeps no more.
     """
-    if in_tangent_level():
-        yield
-        return
-    with forward_ad.dual_level(), TangentRules():
-        yield
+    # Inside the forward pass of an autograd.Function, as a recomputation's is, torch would carry nothing along.
+    with forward_ad._set_fwd_grad_enabled(True):
+        if in_tangent_level():
+            yield
+        else:
+            with forward_ad.dual_level(), TangentRules():
+                yield
 
 
 def in_tangent_level() -> bool:
@@ -87,10 +89,10 @@ def carry_tangents(block: nn.Module, checkpoint: bool = False) -> None:
         return given, tuple(each.clone() if each._is_view() else each for each in results), along
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        function: Callable[..., Any] = on_pairs if args and isinstance(args[0], _Structure) else forward
-        if checkpoint and torch.is_grad_enabled():
-            return recompute(function, *args, use_reentrant=False, **kwargs)
-        return function(*args, **kwargs)
+        again = checkpoint and torch.is_grad_enabled()
+        if args and isinstance(args[0], _Structure):
+            return _computed_again(on_pairs, args) if again else on_pairs(*args)
+        return recompute(forward, *args, use_reentrant=False, **kwargs) if again else forward(*args, **kwargs)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         return (_values_and_tangents((args, kwargs)), {}) if in_tangent_level() else None
@@ -102,6 +104,65 @@ def carry_tangents(block: nn.Module, checkpoint: bool = False) -> None:
     block.forward = run
     block.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
     block.register_forward_hook(after)
+
+
+def _computed_again(function: Callable[..., _Pairs], pairs: _Pairs) -> _Pairs:
+    """What a function of pairs gives; backward it is computed once more, and differentiated then.
+
+    Not `torch.utils.checkpoint` without reentrance: that builds a graph in the forward pass already, whose nodes hold
+    on to the tangents of what they would have kept, block by block, until the level closes.
+    """
+    structure, values, tangents = pairs
+    moving = [place for place, tangent in enumerate(tangents) if tangent is not None]
+    shapes: list[tuple[_Structure, int, list[int]]] = []
+
+    def of_tensors(*given: Tensor) -> tuple[Tensor, ...]:
+        along = _spread(given[len(values) :], moving, len(values))
+        result, got, got_along = function(structure, given[: len(values)], along)
+        places = [place for place, tangent in enumerate(got_along) if tangent is not None]
+        shapes.append((result, len(got), places))
+        return (*got, *(tangent for tangent in got_along if tangent is not None))
+
+    # Also where no input needs a gradient, parameters inside do.
+    anchor = torch.zeros((), requires_grad=True)
+    given = (*values, *(tangent for tangent in tangents if tangent is not None))
+    got: tuple[Tensor, ...] = _Again.apply(of_tensors, anchor, *given)  # type: ignore[no-untyped-call]
+    result, count, places = shapes[0]
+    return result, got[:count], _spread(got[count:], places, count)
+
+
+def _spread(tensors: Sequence[Tensor], places: Sequence[int], count: int) -> tuple[Tensor | None, ...]:
+    """Tensors at these places of so many, and None at the others."""
+    at = dict(zip(places, tensors, strict=True))
+    return tuple(at.get(place) for place in range(count))
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., tuple[Tensor, ...]], _: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.function = function
+        ctx.save_for_backward(*tensors)
+        results = function(*tensors)
+        ctx.mark_non_differentiable(*(each for each in results if not each.is_floating_point()))
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[2:]
+        given = [tensor.detach().requires_grad_(need) for tensor, need in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad():
+            results = ctx.function(*given)
+        pairs = [
+            (result, cotangent)
+            for result, cotangent in zip(results, cotangents, strict=True)
+            if cotangent is not None and result.requires_grad
+        ]
+        torch.autograd.backward([result for result, _ in pairs], [cotangent for _, cotangent in pairs])
+        return (None, None, *(tensor.grad for tensor in given))
 
 
 def with_tangents(

@@ -87,7 +87,7 @@ class Bucket:
         name: of the block, for messages.
         places: the parameters. From now on the modules hold shards of them.
         ranks: that share them.
-        memory: counts what is alive of the whole.
+        memory: is told what is alive of the whole.
         dtype: what the block computes in; None for the dtype of the parameters.
         presented: the form in which the modules hold their rows.
     """
@@ -97,7 +97,7 @@ class Bucket:
         name: str,
         places: Sequence[Place],
         ranks: Communicator,
-        memory: MemoryAccounting,
+        memory: MemoryAccounting | None = None,
         dtype: torch.dtype | None = None,
         presented: ShardedTensors = plain_rows,
     ) -> None:
@@ -158,7 +158,7 @@ class Bucket:
         own = torch.zeros(self.layout.shard_elements, dtype=self.dtype, device=self.whole.device)
         for rows, slot in zip(self._rows, self.layout.slots, strict=True):
             own[slot.shard_start : slot.shard_start + rows.numel()] = rows.reshape(-1)
-        self._memory.allocate(f"{self.name}, on its way", own.numel() * self.ranks.size * own.element_size())
+        self._allocate(f"{self.name}, on its way", own.numel() * self.ranks.size * own.element_size())
         self._gathering = self.ranks.start_gather_rows(own, [own.numel()] * self.ranks.size)
 
     @property
@@ -172,20 +172,28 @@ class Bucket:
         everyone = self._gathering().view(self.ranks.size, -1)
         self._gathering = None
         self._storage.resize_(self.whole_bytes)
-        self._memory.allocate(self.name, self.whole_bytes)
+        self._allocate(self.name, self.whole_bytes)
         with torch.no_grad(), _unsafe_preserve_version_counter(self.whole):
             for slot in self.layout.slots:
                 sent = everyone[:, slot.shard_start : slot.shard_start + slot.room]
                 self.whole[slot.start : slot.start + slot.elements] = sent.reshape(-1)[: slot.elements]
         del everyone
-        self._memory.free(f"{self.name}, on its way")
+        self._free(f"{self.name}, on its way")
         self.alive = True
+
+    def _allocate(self, name: str, size: int) -> None:
+        if self._memory is not None:
+            self._memory.allocate(name, size)
+
+    def _free(self, name: str) -> None:
+        if self._memory is not None:
+            self._memory.free(name)
 
     def release(self) -> None:
         """Give back the memory of the whole, if it is there."""
         if self.alive:
             self._storage.resize_(0)
-            self._memory.free(self.name)
+            self._free(self.name)
             self.alive = False
 
     def start_reduce(self, gradients: Sequence[Tensor | None]) -> Callable[[], Tensor]:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from janus_comm.mesh import Mesh
-from janus_comm.sharding.bucket import ShardedTensors, strides_of
+from janus_comm.sharding.bucket import ShardedTensors, plain_rows, strides_of
 from janus_comm.sharding.layout import Slot
 
 
-def make_device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh:
+def make_device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh | None:
     """The same mesh of ranks for torch's own tools: (replica, unit), or (unit,) where there is one replica.
 
-    All processes of the job call it, and the mesh holds all of them.
+    All processes of the job call it, and the mesh holds all of them. None on one rank without a process group.
     """
+    if mesh.world.size == 1 and not dist.is_initialized():
+        return None
     if mesh.replica == 1:
         return init_device_mesh(device.type, (mesh.unit,), mesh_dim_names=("unit",))
     return init_device_mesh(device.type, (mesh.replica, mesh.unit), mesh_dim_names=("replica", "unit"))
 
 
-def as_dtensors(device_mesh: DeviceMesh) -> ShardedTensors:
-    """Rows as DTensors cut along their first dimension, the same on every replica, as FSDP2 and HSDP have them."""
+def as_dtensors(device_mesh: DeviceMesh | None) -> ShardedTensors:
+    """Rows as DTensors cut along their first dimension, the same on every replica, as FSDP2 and HSDP have them.
+
+    Ordinary tensors where there is no mesh, and the rows are all there are.
+    """
+    if device_mesh is None:
+        return plain_rows
     placements: list[Placement] = [Replicate()] * (device_mesh.ndim - 1) + [Shard(0)]
 
     def presented(rows: Tensor, slot: Slot) -> Tensor:

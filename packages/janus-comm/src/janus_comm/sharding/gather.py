@@ -54,6 +54,7 @@ class GatherNodes:
         dtype: what blocks compute in; None for the parameters' own.
         start: how a model on the meta device gets its values.
         presented: the form in which modules hold their rows: tensors, or DTensors (`as_dtensors`).
+        memory: is told when whole weights come and go, for as long as it is looked at: it remembers all of it.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class GatherNodes:
         dtype: torch.dtype | None = None,
         start: Start | None = None,
         presented: ShardedTensors = plain_rows,
+        memory: MemoryAccounting | None = None,
     ) -> None:
-        self.memory = MemoryAccounting()
         self.regather = regather
         self.ranks, self._replicas = mesh.unit_axis, mesh.replica_axis
         names = {module: name for name, module in model.named_modules()}
@@ -77,7 +78,7 @@ class GatherNodes:
         self.buckets: list[Bucket] = []
         for index, (module, title) in enumerate(zip([*blocks, model], titles, strict=True)):
             own = places[index] if start is None else start.of(module, places[index], index)
-            self.buckets.append(Bucket(title, own, mesh.unit_axis, self.memory, dtype, presented))
+            self.buckets.append(Bucket(title, own, mesh.unit_axis, memory, dtype, presented))
             places[index].clear()  # the whole parameters go before those of the next block are made
         self._by_storage = {bucket.storage: index for index, bucket in enumerate(self.buckets)}
         self._rest = len(blocks)

@@ -28,7 +28,8 @@ class StockShards:
     Args:
         model: on every rank with the same values, or on the meta device.
         blocks: modules of it, each called with whatever the model calls it with.
-        device_mesh: one dimension, to share parameters over; or two, replicas first (HSDP).
+        device_mesh: one dimension, to share parameters over; or two, replicas first (HSDP). None: nothing is shared,
+            as on one rank.
         checkpoint: keep only what goes into a block, and compute what is inside again when a derivative needs it.
         start: how a model on the meta device gets its values.
 
@@ -39,7 +40,7 @@ class StockShards:
         self,
         model: nn.Module,
         blocks: Sequence[nn.Module],
-        device_mesh: DeviceMesh,
+        device_mesh: DeviceMesh | None,
         *,
         checkpoint: bool = False,
         start: Start | None = None,
@@ -49,11 +50,13 @@ class StockShards:
         for index, block in enumerate(blocks):
             if start is not None:
                 start.of(block, places[index], index)
-            fully_shard(block, mesh=device_mesh, reshard_after_forward=True)
+            if device_mesh is not None:
+                fully_shard(block, mesh=device_mesh, reshard_after_forward=True)
             carry_tangents(block, checkpoint)
         if start is not None:
             start.of(model, places[-1], len(blocks))
-        fully_shard(model, mesh=device_mesh)
+        if device_mesh is not None:
+            fully_shard(model, mesh=device_mesh)
         carry_tangents(model)
         for module in model.modules():
             if isinstance(module, FSDPModule):
@@ -64,8 +67,7 @@ class StockShards:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """A phase of a step: gradients are reduced in ``outer`` only."""
-        assert isinstance(self._root, FSDPModule)
-        if name in ("forward", "tangent"):
+        if isinstance(self._root, FSDPModule) and name in ("forward", "tangent"):
             self._root.set_requires_gradient_sync(name == "tangent")
         yield
 
