@@ -7,6 +7,7 @@ from janus_comm.communicator import Communicator, SingleRank, agree
 from janus_comm.exchange import Exchange, identity_exchange, make_exchange
 from janus_comm.failure import LaunchError, RankFailed
 from janus_comm.launch import Launch, launch
+from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh, make_mesh
 from janus_comm.process_group import ProcessGroupCommunicator
 
@@ -18,6 +19,7 @@ __all__ = [
     "Exchange",
     "Launch",
     "LaunchError",
+    "MemoryAccounting",
     "Mesh",
     "ProcessGroupCommunicator",
     "RankFailed",
