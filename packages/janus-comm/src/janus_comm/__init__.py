@@ -6,6 +6,7 @@ from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_sc
 from janus_comm.communicator import Communicator, SingleRank, agree
 from janus_comm.exchange import Exchange, identity_exchange, make_exchange
 from janus_comm.failure import LaunchError, RankFailed
+from janus_comm.halo import make_halo, plan_halo
 from janus_comm.launch import Launch, launch
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh, make_mesh
@@ -33,6 +34,8 @@ __all__ = [
     "identity_exchange",
     "launch",
     "make_exchange",
+    "make_halo",
     "make_mesh",
+    "plan_halo",
     "reduce_scatter",
 ]

@@ -72,6 +72,19 @@ def _call(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Tensor:
     return result
 
 
+def differentiable(
+    apply: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+    rows: Shaped[Tensor, "given *features"],
+    chain: Chain | None = None,
+) -> Shaped[Tensor, "got *features"]:
+    """``apply(rows)`` for a linear map of all ranks' rows, differentiable any number of times by way of its adjoint.
+
+    Both take and give values: they are called without a graph, each as the derivative of the other.
+    """
+    return _call(_LinearMap(apply, adjoint), rows, chain)
+
+
 def all_reduce(
     tensor: Shaped[Tensor, "*shape"], communicator: Communicator, chain: Chain | None = None
 ) -> Shaped[Tensor, "*shape"]:
@@ -106,11 +119,12 @@ def all_to_all(
     ``receive_counts[r]`` must be what rank r sends here. Any of them may be zero.
     """
     there, back = tuple(send_counts), tuple(receive_counts)
-    linear = _LinearMap(
+    return differentiable(
         lambda sent: communicator.exchange_rows(sent, there, back),
         lambda sent: communicator.exchange_rows(sent, back, there),
+        rows,
+        chain,
     )
-    return _call(linear, rows, chain)
 
 
 def _gather(communicator: Communicator, counts: Sequence[int]) -> _LinearMap:
