@@ -4,6 +4,7 @@ from janus_comm.accounting import Accounting, Counted, Tally
 from janus_comm.chain import Chain, connect
 from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
 from janus_comm.communicator import Communicator, SingleRank, agree
+from janus_comm.compression import MeasuredError, make_compressed_exchange, plan_compression
 from janus_comm.exchange import Exchange, identity_exchange, make_exchange
 from janus_comm.failure import LaunchError, RankFailed
 from janus_comm.halo import make_halo, plan_halo
@@ -20,6 +21,7 @@ __all__ = [
     "Exchange",
     "Launch",
     "LaunchError",
+    "MeasuredError",
     "MemoryAccounting",
     "Mesh",
     "ProcessGroupCommunicator",
@@ -33,9 +35,11 @@ __all__ = [
     "connect",
     "identity_exchange",
     "launch",
+    "make_compressed_exchange",
     "make_exchange",
     "make_halo",
     "make_mesh",
+    "plan_compression",
     "plan_halo",
     "reduce_scatter",
 ]

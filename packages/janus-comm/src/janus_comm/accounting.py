@@ -4,6 +4,8 @@ A byte is *sent* by a rank when it must leave it for another rank: rows that a r
 alone sends nothing. With R ranks, row_bytes the bytes of one row and c[r] the row counts, rank k sends
 
 * ``exchange_rows``: (Σ send_counts − send_counts[k]) × row_bytes;
+* a compressed exchange of float32 or float64 rows of F entries: 2 × (F × (Σ send_counts − send_counts[k]) + scales),
+  one scale for each group with rows for another rank, counted for each such rank;
 * ``gather_rows``: (R − 1) × c[k] × row_bytes;
 * ``reduce_scatter_rows``: (Σ c − c[k]) × row_bytes;
 * ``sum`` of E elements of b bytes: a reduce-scatter and a gather of parts e[r] of E as even as can be, the first ones
@@ -30,6 +32,16 @@ T = TypeVar("T")
 def bytes_of_exchange(send_counts: Sequence[int], row_bytes: int, rank: int) -> int:
     """Bytes a rank sends in ``exchange_rows``."""
     return (sum(send_counts) - send_counts[rank]) * row_bytes
+
+
+def bytes_of_compressed_exchange(
+    send_counts: Sequence[int], scale_counts: Sequence[int], features: int, rank: int
+) -> int:
+    """Bytes a rank sends in an exchange of rows of ``features`` numbers as FP16; its adjoint swaps sent and received.
+
+    ``scale_counts[r]`` is how many groups have rows for rank r.
+    """
+    return bytes_of_exchange(send_counts, 2 * features, rank) + bytes_of_exchange(scale_counts, 2, rank)
 
 
 def bytes_of_gather(counts: Sequence[int], row_bytes: int, rank: int) -> int:
