@@ -381,3 +381,14 @@ def test_an_exchange_that_the_plan_is_not_for_is_refused_before_it_moves():
             exchange(torch.ones(2, 1), counts, counts)
 
     run_rank_threads(2, attempt)
+
+
+def test_a_plan_on_another_device_than_the_rows_is_refused():
+    def attempt(communicator):
+        rank, other = communicator.rank, 1 - communicator.rank
+        exchange = make_compressed_exchange(communicator, plan_of([[[], [1]], [[1], []]], rank).to("meta"))
+        counts = [int(r == other) for r in range(2)]
+        with pytest.raises(ValueError, match=r"rows are on cpu, but the plan is on meta; use plan\.to\(rows\.device\)"):
+            exchange(torch.ones(1, 1), counts, counts)
+
+    run_rank_threads(2, attempt)

@@ -119,3 +119,5 @@ def test_a_plan_moves_to_the_device_of_its_rows():
     plan = plan_halo(2, [[], [1]], [0, 1]).to("meta")
     assert plan.send_rows.device.type == "meta"
     assert (plan.send_counts, plan.receive_counts) == ((0, 1), (0, 1))
+    with pytest.raises(ValueError, match=r"rows are on cpu, but the plan is on meta; use plan\.to\(rows\.device\)"):
+        make_halo(plan, identity_exchange)(torch.ones(2, 1))

@@ -179,6 +179,11 @@ def make_compressed_exchange(
                 f"compressed exchange: the plan is for counts {list(planned[0])} and {list(planned[1])}, but the call "
                 f"has {list(send_counts)}, {list(receive_counts)} and {rows.shape[0]} rows; plan each exchange"
             )
+        there = plan.sent.scale_of_row.device
+        if rows.device != there:
+            raise ValueError(
+                f"compressed exchange: rows are on {rows.device}, but the plan is on {there}; use plan.to(rows.device)"
+            )
         if rows.dtype not in (torch.float32, torch.float64):
             return all_to_all(rows, communicator, send_counts, receive_counts, chain)
         return differentiable(

@@ -74,6 +74,10 @@ def make_halo(
     def halo(rows: Shaped[Tensor, "owned *features"]) -> Shaped[Tensor, "rows *features"]:
         if rows.shape[0] != plan.owned:
             raise ValueError(f"halo: the plan is for {plan.owned} owned rows, but the tensor has {list(rows.shape)}")
+        if rows.device != plan.send_rows.device:
+            raise ValueError(
+                f"halo: rows are on {rows.device}, but the plan is on {plan.send_rows.device}; use plan.to(rows.device)"
+            )
         sent: Tensor = _Select.apply(rows, plan)  # type: ignore[no-untyped-call]
         return torch.cat([rows, exchange(sent, plan.send_counts, plan.receive_counts)])
 
