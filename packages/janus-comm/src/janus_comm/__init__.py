@@ -2,6 +2,7 @@
 
 from janus_comm.accounting import Accounting, Counted, Tally
 from janus_comm.chain import Chain, connect
+from janus_comm.checked import Checked
 from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
 from janus_comm.communicator import Communicator, SingleRank, agree
 from janus_comm.compression import MeasuredError, make_compressed_exchange, plan_compression
@@ -16,6 +17,7 @@ from janus_comm.process_group import ProcessGroupCommunicator
 __all__ = [
     "Accounting",
     "Chain",
+    "Checked",
     "Communicator",
     "Counted",
     "Exchange",
