@@ -25,6 +25,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from janus_comm.communicator import Communicator, even_counts, row_bytes
+from janus_comm.failure import RankFailed, in_phase
 
 T = TypeVar("T")
 
@@ -76,12 +77,24 @@ class Accounting:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What is recorded inside belongs to this phase, or to a phase inside it; outside all, the phase is ``""``."""
+        """What is recorded inside belongs to this phase, or to a phase inside it; outside all, the phase is ``""``.
+
+        An error that is raised inside gets a note of the phase.
+        """
         outer, self._phase = self._phase, name
         try:
             yield
+        except BaseException as error:
+            if not isinstance(error, RankFailed):  # whose message has it, from Counted
+                error.add_note(in_phase(name))
+            raise
         finally:
             self._phase = outer
+
+    @property
+    def present_phase(self) -> str:
+        """The innermost phase that is under way, ``""`` outside all."""
+        return self._phase
 
     def record(self, kind: str, bytes_sent: int) -> None:
         """Count one call of a kind in the present phase."""
@@ -106,7 +119,8 @@ class Accounting:
 class Counted:
     """A communicator that does what another does and records it.
 
-    The kind is the name of the method, or ``kind`` for all of them where one purpose is to be told apart ("halo").
+    The kind is the name of the method, or ``kind`` for all of them where one purpose is to be told apart ("halo"). A
+    failure of other ranks is raised with the phase it was met in.
     """
 
     def __init__(self, communicator: Communicator, accounting: Accounting, kind: str | None = None):
@@ -119,9 +133,20 @@ class Counted:
     def _record(self, operation: str, bytes_sent: int) -> None:
         self._accounting.record(self._kind or operation, bytes_sent)
 
+    @contextmanager
+    def _naming_phase(self) -> Iterator[None]:
+        try:
+            yield
+        except RankFailed as error:
+            phase = self._accounting.present_phase
+            if not phase:
+                raise
+            raise RankFailed(f"{error}, {in_phase(phase)}") from error
+
     def sum(self, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """The sum of all ranks' tensors."""
-        result = self._inner.sum(tensor)
+        with self._naming_phase():
+            result = self._inner.sum(tensor)
         self._record("sum", bytes_of_sum(tensor.numel(), tensor.element_size(), self.rank, self.size))
         return result
 
@@ -129,7 +154,8 @@ class Counted:
         self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "all *features"]:
         """All ranks' rows in the order of the ranks."""
-        result = self._inner.gather_rows(rows, counts)
+        with self._naming_phase():
+            result = self._inner.gather_rows(rows, counts)
         self._record("gather_rows", bytes_of_gather(counts, row_bytes(rows), self.rank))
         return result
 
@@ -137,7 +163,8 @@ class Counted:
         self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "own *features"]:
         """This rank's rows of the sum of all ranks' rows."""
-        result = self._inner.reduce_scatter_rows(rows, counts)
+        with self._naming_phase():
+            result = self._inner.reduce_scatter_rows(rows, counts)
         self._record("reduce_scatter_rows", bytes_of_reduce_scatter(counts, row_bytes(rows), self.rank))
         return result
 
@@ -145,20 +172,25 @@ class Counted:
         self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
     ) -> Shaped[Tensor, "received *features"]:
         """The rows that every rank meant for this one."""
-        result = self._inner.exchange_rows(rows, send_counts, receive_counts)
+        with self._naming_phase():
+            result = self._inner.exchange_rows(rows, send_counts, receive_counts)
         self._record("exchange_rows", bytes_of_exchange(send_counts, row_bytes(rows), self.rank))
         return result
 
     def gather_object(self, value: T) -> list[T]:
         """Copies of all ranks' values."""
         self._record("gather_object", 0)
-        return self._inner.gather_object(value)
+        with self._naming_phase():
+            return self._inner.gather_object(value)
 
     def barrier(self) -> None:
         """Return when every rank has arrived."""
         self._record("barrier", 0)
-        self._inner.barrier()
+        with self._naming_phase():
+            self._inner.barrier()
 
     def split(self, color: int) -> Communicator:
         """The group of the ranks that gave the same colour, counted in the same accounting."""
-        return Counted(self._inner.split(color), self._accounting, self._kind)
+        with self._naming_phase():
+            part = self._inner.split(color)
+        return Counted(part, self._accounting, self._kind)
