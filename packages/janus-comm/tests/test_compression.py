@@ -49,6 +49,11 @@ def dtypes():
     return st.sampled_from([torch.float32, torch.float64])
 
 
+def compressed(communicator, plan, chain=None, measured=None):
+    both = (torch.float32, torch.float64)
+    return make_compressed_exchange(communicator, plan, chain, measured, dtypes=both)
+
+
 def counts_of(groups, rank):
     size = len(groups)
     return [len(groups[rank][r]) for r in range(size)], [len(groups[s][rank]) for s in range(size)]
@@ -128,7 +133,7 @@ def test_values_and_both_derivatives_are_within_the_bound_for_any_numbers(groups
         weight = tensor(received_by(rows, cotangents, rank), dtype).requires_grad_()
         direction = tensor(sent_by(rows, directions, rank), dtype)
         chain = Chain(own, weight)
-        exchange = make_compressed_exchange(communicator, plan_of(groups, rank), chain)
+        exchange = compressed(communicator, plan_of(groups, rank), chain)
         received = exchange(own, *counts_of(groups, rank))
         assert received.dtype is dtype
         (gradient,) = torch.autograd.grad(received, own, weight, create_graph=True)
@@ -159,7 +164,7 @@ def test_derivatives_of_a_nonlinear_function_have_one_error_for_each_exchange_on
         rank = communicator.rank
         own = tensor(sent_by(rows, sent, rank), dtype).requires_grad_()
         chain = Chain(own)
-        exchange = make_compressed_exchange(communicator, plan_of(groups, rank), chain)
+        exchange = compressed(communicator, plan_of(groups, rank), chain)
         result = chain.join(torch.sin(exchange(own, *counts_of(groups, rank))).sum())
         (gradient,) = torch.autograd.grad(result, own, create_graph=True)
         outer = chain.join((gradient * tensor(sent_by(rows, directions, rank), dtype)).sum(), gradient)
@@ -191,10 +196,10 @@ def test_integers_of_eleven_bits_arrive_exactly_in_every_order(groups, dtype):
         rank = communicator.rank
         own = tensor(sent_by(rows, sent, rank), dtype).requires_grad_()
         results = []
-        for exchange in (make_exchange(communicator), make_compressed_exchange(communicator, plan_of(groups, rank))):
+        for exchange in (make_exchange(communicator), compressed(communicator, plan_of(groups, rank))):
             received = exchange(own, *counts_of(groups, rank))
             results.append([received, *torch.autograd.grad(received, own, received)])
-        return all(torch.equal(plain, compressed) for plain, compressed in zip(*results, strict=True))
+        return all(torch.equal(plain, rounded) for plain, rounded in zip(*results, strict=True))
 
     assert all(run_rank_threads(len(groups), passes))
 
@@ -206,7 +211,7 @@ def test_a_rare_group_of_tiny_rows_keeps_its_digits_beside_one_of_huge_rows(run)
     def relative_error(communicator):
         rank = communicator.rank
         own = torch.tensor([[3.3e37, 1.1e30], [1.7e-37, -1.3e-37], [-2.9e37, 0.0]])[: [3, 1][rank]]
-        received = make_compressed_exchange(communicator, plan_of(groups, rank))(own, *counts_of(groups, rank))
+        received = compressed(communicator, plan_of(groups, rank))(own, *counts_of(groups, rank))
         exact = make_exchange(communicator)(own, *counts_of(groups, rank))
         return ((received - exact).abs() <= ROUNDING * exact.abs()).all().item()
 
@@ -222,7 +227,7 @@ def test_the_largest_numbers_stay_finite_and_the_smallest_stay_exact(dtype):
         own = torch.tensor([[largest, -largest], [smallest, -3 * smallest]], dtype=dtype)[
             : 2 * (communicator.rank == 0)
         ]
-        exchange = make_compressed_exchange(communicator, plan_of(groups, communicator.rank))
+        exchange = compressed(communicator, plan_of(groups, communicator.rank))
         return exchange(own, *counts_of(groups, communicator.rank)).tolist()
 
     _, (huge, tiny) = run_rank_threads(2, arrived)
@@ -236,7 +241,7 @@ def test_numbers_that_are_not_finite_arrive_as_they_are_and_leave_the_others_alo
 
     def arrived(communicator):
         own = torch.tensor([[1.0, inf], [nan, 3.0], [-inf, 1e-3], [nan, inf]])[: 4 * (communicator.rank == 0)]
-        exchange = make_compressed_exchange(communicator, plan_of(groups, communicator.rank))
+        exchange = compressed(communicator, plan_of(groups, communicator.rank))
         return exchange(own, *counts_of(groups, communicator.rank)).tolist()
 
     _, rows = run_rank_threads(2, arrived)
@@ -251,7 +256,7 @@ def test_bytes_through_two_backward_passes_are_those_of_the_formula(groups, feat
     def count(communicator):
         rank = communicator.rank
         accounting = Accounting()
-        exchange = make_compressed_exchange(Counted(communicator, accounting, "halo"), plan_of(groups, rank))
+        exchange = compressed(Counted(communicator, accounting, "halo"), plan_of(groups, rank))
         send_counts, receive_counts = counts_of(groups, rank)
         own = torch.ones(sum(send_counts), features, dtype=dtype, requires_grad=True)
         with accounting.phase("forward"):
@@ -288,7 +293,7 @@ def test_measured_errors_are_those_of_the_rows_that_were_sent():
         measured = MeasuredError()
         assert (measured.largest(), measured.by_group()) == (0.0, {})
         own = torch.tensor(sent[rank], dtype=torch.float64, requires_grad=True)
-        exchange = make_compressed_exchange(communicator, plan_of(groups, rank), measured=measured)
+        exchange = compressed(communicator, plan_of(groups, rank), measured=measured)
         received = exchange(own, *counts_of(groups, rank))
         before = measured.by_group()
         torch.autograd.grad(received, own, torch.full_like(received, 1 + 2.0**-12))
@@ -308,15 +313,15 @@ def test_other_dtypes_travel_as_they_are(dtype):
     def same(communicator):
         own = (torch.arange(6).reshape(3, 2)[: [3, 1][communicator.rank]] * 1000).to(dtype)
         counts = counts_of(groups, communicator.rank)
-        compressed = make_compressed_exchange(communicator, plan_of(groups, communicator.rank))(own, *counts)
-        return compressed.dtype is dtype and torch.equal(compressed, make_exchange(communicator)(own, *counts))
+        arrived = compressed(communicator, plan_of(groups, communicator.rank))(own, *counts)
+        return arrived.dtype is dtype and torch.equal(arrived, make_exchange(communicator)(own, *counts))
 
     assert run_rank_threads(2, same) == [True, True]
 
 
 def test_on_one_rank_nothing_is_rounded():
     rows = torch.tensor([[1 / 3]], dtype=torch.float64)
-    assert make_compressed_exchange(SingleRank(), plan_compression(0, [1], [6], [1], [6]))(rows, [1], [1]) is rows
+    assert compressed(SingleRank(), plan_compression(0, [1], [6], [1], [6]))(rows, [1], [1]) is rows
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 2, 2)])
@@ -326,8 +331,8 @@ def test_rows_may_have_any_number_of_dimensions(shape):
     def same(communicator):
         own = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
         counts = counts_of(groups, communicator.rank)
-        compressed = make_compressed_exchange(communicator, plan_of(groups, communicator.rank))(own, *counts)
-        return torch.equal(compressed, make_exchange(communicator)(own, *counts))
+        arrived = compressed(communicator, plan_of(groups, communicator.rank))(own, *counts)
+        return torch.equal(arrived, make_exchange(communicator)(own, *counts))
 
     assert run_rank_threads(2, same) == [True, True]
 
@@ -344,7 +349,7 @@ def test_a_compressed_halo_is_within_the_bound_and_owned_rows_are_exact():
         scales = plan_compression(rank, plan.send_counts, own[plan.send_rows], plan.receive_counts, ghosts)
         rows = (own[:, None] / torch.tensor([3.0, 7.0])).requires_grad_()
         exact = make_halo(plan, make_exchange(communicator))(rows)
-        rounded = make_halo(plan, make_compressed_exchange(communicator, scales.to("cpu")))(rows)
+        rounded = make_halo(plan, compressed(communicator, scales.to("cpu")))(rows)
         gradients = [torch.autograd.grad(torch.sin(appended).sum(), rows)[0] for appended in (exact, rounded)]
         return exact.detach(), rounded.detach(), *gradients
 
@@ -375,7 +380,7 @@ def test_a_plan_that_does_not_fit_is_refused(arguments, message):
 def test_an_exchange_that_the_plan_is_not_for_is_refused_before_it_moves():
     def attempt(communicator):
         rank, other = communicator.rank, 1 - communicator.rank
-        exchange = make_compressed_exchange(communicator, plan_of([[[], [1]], [[1], []]], rank))
+        exchange = compressed(communicator, plan_of([[[], [1]], [[1], []]], rank))
         counts = [2 * (r == other) for r in range(2)]
         with pytest.raises(ValueError, match=r"the plan is for counts .* plan each exchange"):
             exchange(torch.ones(2, 1), counts, counts)
@@ -386,9 +391,31 @@ def test_an_exchange_that_the_plan_is_not_for_is_refused_before_it_moves():
 def test_a_plan_on_another_device_than_the_rows_is_refused():
     def attempt(communicator):
         rank, other = communicator.rank, 1 - communicator.rank
-        exchange = make_compressed_exchange(communicator, plan_of([[[], [1]], [[1], []]], rank).to("meta"))
+        exchange = compressed(communicator, plan_of([[[], [1]], [[1], []]], rank).to("meta"))
         counts = [int(r == other) for r in range(2)]
         with pytest.raises(ValueError, match=r"rows are on cpu, but the plan is on meta; use plan\.to\(rows\.device\)"):
             exchange(torch.ones(1, 1), counts, counts)
 
     run_rank_threads(2, attempt)
+
+
+def test_only_the_dtypes_that_are_named_are_rounded():
+    groups = [[[], [1]], [[], []]]
+
+    def arrived(communicator):
+        counts, exchanges = counts_of(groups, communicator.rank), []
+        plan = plan_of(groups, communicator.rank)
+        for options in ({}, {"dtypes": (torch.float64,)}):
+            exchange = make_compressed_exchange(communicator, plan, **options)
+            for dtype in (torch.float32, torch.float64):
+                rows = torch.full((1 - communicator.rank, 1), 1 / 3, dtype=dtype)
+                exchanges.append(exchange(rows, *counts).tolist() == [[rows.new_tensor(1 / 3).item()]])
+        return exchanges
+
+    _, exact = run_rank_threads(2, arrived)
+    assert exact == [False, True, True, False]
+
+
+def test_dtypes_that_cannot_be_compressed_are_refused():
+    with pytest.raises(ValueError, match="only float32 and float64 can be compressed"):
+        make_compressed_exchange(SingleRank(), plan_compression(0, [0], [], [0], []), dtypes=(torch.float16,))

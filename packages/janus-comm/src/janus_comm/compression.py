@@ -15,7 +15,7 @@ went in and is added up there: no sum is taken in FP16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,15 +158,21 @@ def make_compressed_exchange(
     plan: CompressionPlan,
     chain: Chain | None = None,
     measured: MeasuredError | None = None,
+    dtypes: Collection[torch.dtype] = (torch.float32,),
 ) -> Exchange:
-    """An exchange that sends float32 and float64 rows as FP16 with a scale per group, cotangents of any order as well.
+    """An exchange that sends rows of some dtypes as FP16 with a scale per group, cotangents of any order as well.
 
-    It is for the rows that the plan is for, on the plan's device. Other dtypes travel as they are. On one rank it is
-    the identity. Each pass goes through it with the error above, so that a derivative has one for each exchange on its
-    way: two for a gradient (the value, the cotangent), four for the gradient of a gradient.
+    It is for the rows that the plan is for, on the plan's device. ``dtypes`` may hold float32 and float64. Rows of
+    others travel as they are: positions, which take the same way as what is computed from them and which three digits
+    are not enough for, should be of such a dtype. On one rank it is the identity. Each pass goes through it with the
+    error above, so that a derivative has one for each exchange on its way: two for a gradient (the value, the
+    cotangent), three and more for the gradient of a gradient.
 
-    The exchange raises ValueError when it is called with other counts or rows than the plan's.
+    Raises ValueError for another dtype. The exchange raises ValueError when it is called with other counts or rows than
+    the plan's.
     """
+    if not set(dtypes) <= {torch.float32, torch.float64}:
+        raise ValueError(f"make_compressed_exchange: dtypes={list(dtypes)}; only float32 and float64 can be compressed")
     if communicator.size == 1:
         return identity_exchange
 
@@ -184,7 +190,7 @@ def make_compressed_exchange(
             raise ValueError(
                 f"compressed exchange: rows are on {rows.device}, but the plan is on {there}; use plan.to(rows.device)"
             )
-        if rows.dtype not in (torch.float32, torch.float64):
+        if rows.dtype not in dtypes:
             return all_to_all(rows, communicator, send_counts, receive_counts, chain)
         return differentiable(
             lambda values: _exchange_compressed(values, plan.sent, plan.received, communicator, measured),
