@@ -111,14 +111,16 @@ def _scales(rank: int, row_counts: Sequence[int], groups: ArrayLike, side: str) 
         )
     peers = np.repeat(np.arange(len(row_counts)), np.asarray(row_counts, dtype=np.int64))
     travels = peers != rank
+    known, group_of_row = np.unique(numbers, return_inverse=True)
     # In the order of ranks and then of groups, which is the same on the other side of each message.
-    scales, scale_of_row = np.unique(np.stack([peers, numbers])[:, travels], axis=1, return_inverse=True)
+    keys, scale_of_row = np.unique((peers * len(known) + group_of_row)[travels], return_inverse=True)
+    peer_of_scale, group_of_scale = np.divmod(keys, max(1, len(known)))
     return Scales(
         rank,
         tuple(int(count) for count in row_counts),
-        tuple(np.bincount(scales[0], minlength=len(row_counts)).tolist()),
-        torch.from_numpy(scale_of_row.reshape(-1).astype(np.int64)),
-        torch.from_numpy(np.ascontiguousarray(scales[1])),
+        tuple(np.bincount(peer_of_scale, minlength=len(row_counts)).tolist()),
+        torch.from_numpy(scale_of_row),
+        torch.from_numpy(known[group_of_scale]),
     )
 
 
@@ -228,10 +230,12 @@ def compress(
     rows: Float[Tensor, "travelling features"], scales: Scales
 ) -> tuple[Float16[Tensor, "travelling features"], Int16[Tensor, " scales"]]:
     """The rows divided by their scales and rounded, and the exponents of the scales' largest entries."""
-    _, exponents = torch.frexp(_largest_of_scale(rows, scales))
-    scaled = _times_power_of_two(rows, _TOP - exponents.index_select(0, scales.scale_of_row))
-    halves = torch.where(scaled.isinf(), scaled, scaled.clamp(-_LARGEST, _LARGEST)).half()
-    return halves, exponents.to(torch.int16)
+    finite = rows.nan_to_num(0.0, 0.0, 0.0)
+    _, exponents = torch.frexp(_largest_of_scale(finite, scales))
+    shift = _TOP - exponents.index_select(0, scales.scale_of_row)
+    others = rows - finite  # zero, but infinities and NaN where they are
+    scaled = _scale_in_place(finite, shift).clamp_(-_LARGEST, _LARGEST).add_(others)
+    return scaled.half(), exponents.to(torch.int16)
 
 
 def decompress(
@@ -242,23 +246,26 @@ def decompress(
 ) -> Float[Tensor, "travelling features"]:
     """The rows times their scales, in the dtype they had: exactly what was rounded."""
     shift = exponents.to(torch.int32).index_select(0, scales.scale_of_row) - _TOP
-    return _times_power_of_two(halves.to(dtype), shift)
+    return _scale_in_place(halves.to(dtype), shift)
 
 
-def _largest_of_scale(rows: Float[Tensor, "travelling features"], scales: Scales) -> Float[Tensor, " scales"]:
-    largest = rows.new_zeros(len(scales.group_of_scale))
-    if rows.numel() == 0:
+def _largest_of_scale(finite: Float[Tensor, "travelling features"], scales: Scales) -> Float[Tensor, " scales"]:
+    largest = finite.new_zeros(len(scales.group_of_scale))
+    if finite.numel() == 0:
         return largest
-    of_row = torch.where(rows.isfinite(), rows.abs(), 0).amax(1)
+    of_row = torch.maximum(finite.amax(1), -finite.amin(1))
     return largest.scatter_reduce_(0, scales.scale_of_row, of_row, "amax")
 
 
-def _times_power_of_two(
+def _scale_in_place(
     rows: Float[Tensor, "rows features"], exponents: Int32[Tensor, " rows"]
 ) -> Float[Tensor, "rows features"]:
+    """Multiply each row by a power of two."""
     # In two steps, so that each factor is a normal number; what is subnormal in between is zero in FP16 anyway.
     half = exponents >> 1
-    return rows * _power_of_two(half, rows.dtype)[:, None] * _power_of_two(exponents - half, rows.dtype)[:, None]
+    for part in (half, exponents - half):
+        rows *= _power_of_two(part, rows.dtype)[:, None]
+    return rows
 
 
 def _power_of_two(exponents: Int32[Tensor, " n"], dtype: torch.dtype) -> Float[Tensor, " n"]:
@@ -271,9 +278,9 @@ def _power_of_two(exponents: Int32[Tensor, " n"], dtype: torch.dtype) -> Float[T
 def _relative_error(
     rows: Float[Tensor, "travelling features"], rounded: Float[Tensor, "travelling features"], scales: Scales
 ) -> Float[Tensor, " scales"]:
-    finite = rows.isfinite()
-    error = _largest_of_scale(torch.where(finite, rounded - rows, 0), scales)
-    largest = _largest_of_scale(rows, scales)
+    finite = rows.nan_to_num(0.0, 0.0, 0.0)
+    error = _largest_of_scale(torch.where(finite == rows, rounded - rows, 0), scales)
+    largest = _largest_of_scale(finite, scales)
     return torch.where(largest > 0, error / largest, 0)
 
 
