@@ -109,3 +109,13 @@ def test_parts_of_a_checked_communicator_are_checked():
 
     with pytest.raises(RankFailed, match=r"rank 0 calls sum of float32\[1\]; rank 1 calls sum of float32\[2\]"):
         run_rank_threads(4, attempt)
+
+
+def test_a_rank_that_others_wait_for_is_named_with_what_they_wait_to_do():
+    def attempt(communicator):
+        if communicator.rank == 0:
+            Checked(communicator).sum(torch.ones(2))
+
+    expected = r"rank 1 has returned, but rank 0 waits for it in gather_object, before call 1, sum of float32\[2\]"
+    with pytest.raises(RankFailed, match=expected):
+        run_rank_threads(2, attempt)

@@ -108,7 +108,10 @@ class Checked:
         except (TypeError, ValueError) as error:
             own = error
         intent = _Intent(self._calls, call, None if own is None else describe(own), counts)
-        everyone = self._inner.gather_object(intent)
+        try:
+            everyone = self._inner.gather_object(intent)
+        except RankFailed as error:
+            raise RankFailed(f"{error}, before call {self._calls}, {call}") from error
         if own is not None:
             raise own
         wrong = _disagreement(everyone)
