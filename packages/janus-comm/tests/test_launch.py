@@ -109,18 +109,22 @@ STATED = 3 * TIMEOUT + 30
 that is busy with something else."""
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def launched_processes(size, body, **options):
     """What ``body(launched)`` returns on each rank, or the message of its RankFailed; None where the rank is killed."""
     context = multiprocessing.get_context("fork")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     joined = context.Barrier(size + 1)
 
     def main(rank, answer):
         torch.set_num_threads(1)
         os.environ.update(
-            WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+            WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
         )
         try:
             with launch(**options) as launched:
@@ -246,6 +250,15 @@ def test_ranks_check_their_calls_when_they_are_asked_to(environment, options, va
 
     answers = answers_within_the_stated_time(*launched_processes(2, body, **options))
     assert answers == [(checked, 2.0)] * 2
+
+
+def test_a_rank_that_is_alone_gives_up_joining(environment):
+    told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in told.items():
+        environment.setenv(name, value)
+    with pytest.raises(RankFailed, match="rank 0 of 2 could not join the others: Timed out"), launch(timeout=1):
+        pass
+    assert not torch.distributed.is_initialized()
 
 
 def test_a_timeout_that_leaves_no_time_is_refused(environment):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from janus_comm.checked import Checked
 from janus_comm.communicator import Communicator, SingleRank
-from janus_comm.failure import LaunchError
+from janus_comm.failure import LaunchError, RankFailed
 from janus_comm.process_group import ProcessGroupCommunicator
 
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -41,8 +41,9 @@ def launch(
     call before they make it (:class:`~janus_comm.Checked`); when it is not given, JANUS_CHECKED=1 in the environment
     says so.
 
-    Raises LaunchError when the environment is incomplete, the device is missing, or a process group exists already.
-    Inside, an error of one rank becomes RankFailed on the others, as soon as they wait for it.
+    Raises LaunchError when the environment is incomplete, the device is missing, or a process group exists already, and
+    RankFailed when another rank does not join within the timeout. Inside, an error of one rank becomes RankFailed on
+    the others, as soon as they wait for it.
     """
     size = _world_size(os.environ)
     local_rank = int(os.environ["LOCAL_RANK"]) if size > 1 else 0
@@ -57,18 +58,12 @@ def launch(
             "a process group exists already; make a communicator of it with "
             "ProcessGroupCommunicator(torch.distributed.group.WORLD) instead of launching again"
         )
-    if own_device.type == "cuda":
-        torch.cuda.set_device(own_device)
-    # The group is not bound to the device: NCCL would then split groups off with a call that all ranks of the world
-    # have to make, also those that have no part in the split.
-    backend = "cpu:gloo,cuda:nccl" if own_device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    assert dist.group.WORLD is not None
-    world = ProcessGroupCommunicator(dist.group.WORLD, timeout)
+    world = _join(size, own_device, timeout)
     if checked is None:
         checked = os.environ.get("JANUS_CHECKED", "0") not in ("", "0")
     ended: BaseException | None = None
     try:
+        world.join()
         yield Launch(Checked(world) if checked else world, own_device)
     except BaseException as error:
         ended = error
@@ -79,6 +74,21 @@ def launch(
         dist.destroy_process_group()
         if ended is not None:
             world.keep_words_readable()
+
+
+def _join(size: int, device: torch.device, timeout: float) -> ProcessGroupCommunicator:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # The group is not bound to the device: NCCL would then split groups off with a call that all ranks of the world
+    # have to make, also those that have no part in the split.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RankFailed(f"rank {os.environ['RANK']} of {size} could not join the others: {reason}") from error
+    assert dist.group.WORLD is not None
+    return ProcessGroupCommunicator(dist.group.WORLD, timeout)
 
 
 def _world_size(environment: Mapping[str, str]) -> int:

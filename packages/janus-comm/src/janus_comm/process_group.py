@@ -115,6 +115,12 @@ class ProcessGroupCommunicator:
         self._parts.append(part)
         return part
 
+    def join(self) -> None:
+        """Return when every rank has come this far: one that ended earlier would break the connections being made."""
+        with self._call("join"):
+            dist.barrier(group=self._group)
+        self._calls = 0
+
     def report(self, error: BaseException | None) -> None:
         """Tell the others how this rank ends, for their messages: by an error of its own, or with ``None`` in peace."""
         if error is None:

@@ -138,6 +138,7 @@ def _rank_main(
         )
         assert dist.group.WORLD is not None
         world = ProcessGroupCommunicator(dist.group.WORLD, timeout)
+        world.join()
         answer = pickle.dumps((False, function(world)))
     except BaseException as error:  # noqa: BLE001  whatever it is, the caller gets it
         parent.send_bytes(pickle.dumps((True, portable(error, rank, size))))
