@@ -113,6 +113,7 @@ class ProcessGroupCommunicator:
             group = dist.new_group(members, timeout=wait, use_local_synchronization=True)
         part = ProcessGroupCommunicator(group, self._timeout, self._words)
         self._parts.append(part)
+        part.join()
         return part
 
     def join(self) -> None:
