@@ -81,11 +81,16 @@ def test_what_ghosts_owe_is_added_in_the_order_of_the_ranks_bit_for_bit(partitio
         assert torch.equal(gradient, added_by_hand(owned, lists, weights, rank, dtype))
 
 
-def test_a_halo_between_processes_adds_the_same_bits():
-    owned, lists = [3, 0, 2], [[[], [0, 2], [2, 1]], [[], [], []], [[1], [0, 1], []]]
-    results = run_rank_processes(3, lambda ranks: cotangents_at_home(ranks, owned, lists, torch.float32))
-    for rank, (_, gradient) in enumerate(results):
-        assert torch.equal(gradient, added_by_hand(owned, lists, [each for each, _ in results], rank, torch.float32))
+@pytest.mark.parametrize("run", [run_rank_threads, run_rank_processes])
+def test_rows_that_everybody_needs_are_added_in_one_order(run):
+    """Three ghosts of each row: the order of their sum shows in its bits."""
+    owned, lists = [5] * 4, [[[] if s == r else [4, 2, 0, 1, 3] for r in range(4)] for s in range(4)]
+    results = run(4, lambda ranks: cotangents_at_home(ranks, owned, lists, torch.float32))
+    weights = [each for each, _ in results]
+    assert all(
+        torch.equal(gradient, added_by_hand(owned, lists, weights, rank, torch.float32))
+        for rank, (_, gradient) in enumerate(results)
+    )
 
 
 @given(count=st.integers(0, 3))
