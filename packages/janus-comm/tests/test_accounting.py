@@ -1,10 +1,25 @@
 """What is counted is what is predicted, and what is predicted is what has to leave a rank."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_comm import Accounting, Chain, Counted, SingleRank, Tally, all_gather, all_reduce, make_mesh
+from janus_comm import (
+    Accounting,
+    Chain,
+    Counted,
+    RankFailed,
+    SingleRank,
+    Tally,
+    all_gather,
+    all_reduce,
+    all_to_all,
+    make_halo,
+    make_mesh,
+    plan_halo,
+    reduce_scatter,
+)
 from janus_comm.accounting import bytes_of_exchange, bytes_of_gather, bytes_of_reduce_scatter, bytes_of_sum
 from janus_comm.testing import run_rank_threads
 
@@ -64,6 +79,70 @@ def test_formulas_agree_where_operations_do(counts, row, elements):
     assert bytes_of_sum(elements, row, 0, 1) == 0
 
 
+def collective(name, communicator, table, chain):
+    """A collective of rows, and what one rank sends in it and in its adjoint: kind and bytes of rows of eight bytes."""
+    rank, size = communicator.rank, communicator.size
+    send_counts, receive_counts = table[rank], [row[rank] for row in table]
+    counts = [sum(row) for row in table]
+    gather = ("gather_rows", bytes_of_gather(counts, 8, rank))
+    scatter = ("reduce_scatter_rows", bytes_of_reduce_scatter(counts, 8, rank))
+    there = ("exchange_rows", bytes_of_exchange(send_counts, 8, rank))
+    back = ("exchange_rows", bytes_of_exchange(receive_counts, 8, rank))
+    reduce = ("sum", bytes_of_sum(counts[0], 8, rank, size))
+    if name == "all_reduce":
+        return counts[0], lambda rows: all_reduce(rows, communicator, chain), reduce, reduce
+    if name == "all_gather":
+        return counts[rank], lambda rows: all_gather(rows, communicator, counts, chain), gather, scatter
+    if name == "reduce_scatter":
+        return sum(counts), lambda rows: reduce_scatter(rows, communicator, counts, chain), scatter, gather
+    if name == "all_to_all":
+        call = lambda rows: all_to_all(rows, communicator, send_counts, receive_counts, chain)  # noqa: E731
+        return counts[rank], call, there, back
+    # A halo: what a rank keeps is not sent, and its rows go from a stock that is large enough for each message.
+    owned = max(send_counts)
+    lists = [range(0 if target == rank else count) for target, count in enumerate(send_counts)]
+    plan = plan_halo(owned, lists, [0 if source == rank else count for source, count in enumerate(receive_counts)])
+    return owned, make_halo(plan, lambda rows, *sides: all_to_all(rows, communicator, *sides, chain)), there, back
+
+
+@st.composite
+def collectives(draw):
+    size = draw(st.integers(1, 3))
+    row = st.lists(st.integers(0, 3), min_size=size, max_size=size)
+    name = draw(st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "halo"]))
+    return name, draw(st.lists(row, min_size=size, max_size=size))
+
+
+@given(drawn=collectives())
+def test_formulas_predict_calls_and_bytes_of_forward_inner_and_outer_pass(drawn):
+    """A collective once in the forward pass; its adjoint in the inner one; the derivatives of both in the outer one."""
+    name, table = drawn
+
+    def count(communicator):
+        accounting = Accounting()
+        counted = Counted(communicator, accounting)
+        # The number of rows is needed for the chain that the collective needs: made once for each.
+        rows, *_ = collective(name, counted, table, None)
+        own = torch.ones(rows, 1, dtype=torch.float64, requires_grad=True)
+        chain = Chain(own)
+        _, call, there, back = collective(name, counted, table, chain)
+        with accounting.phase("forward"):
+            energy = chain.join((call(own) ** 3).sum())
+        with accounting.phase("inner"):
+            (gradient,) = torch.autograd.grad(energy, own, create_graph=True)
+        with accounting.phase("outer"):
+            chain.join((gradient**2).sum() + energy, gradient).backward()
+        return accounting.tallies, there, back
+
+    for tallies, there, back in run_rank_threads(len(table), count):
+        expected = {(there[0], "forward"): Tally(1, there[1]), (back[0], "inner"): Tally(1, back[1])}
+        # The adjoint's derivative is the collective, and its own contribution comes after it through the adjoint.
+        for kind, sent in (there, back):
+            calls, total = expected.get((kind, "outer"), Tally(0, 0))
+            expected[kind, "outer"] = Tally(calls + 1, total + sent)
+        assert tallies == expected
+
+
 def test_phases_and_kinds_are_told_apart():
     def step(communicator):
         accounting = Accounting()
@@ -113,3 +192,28 @@ def test_one_rank_sends_nothing():
     counted.sum(torch.ones(5))
     counted.gather_rows(torch.ones(5), [5])
     assert accounting.total() == Tally(2, 0)
+
+
+def test_an_error_inside_phases_has_notes_of_them_and_the_phase_ends():
+    accounting = Accounting()
+    with pytest.raises(KeyError) as caught, accounting.phase("outer"), accounting.phase("log"):
+        raise KeyError("energy")
+    assert caught.value.__notes__ == ["in phase 'log'", "in phase 'outer'"]
+    assert accounting.present_phase == ""
+
+
+@pytest.mark.parametrize(("phase", "ending"), [("inner", "in barrier, in phase 'inner'"), (None, "in barrier")])
+def test_a_failure_of_another_rank_is_raised_with_the_phase_it_was_met_in(phase, ending):
+    def wait(communicator):
+        if communicator.rank == 1:
+            return
+        accounting = Accounting()
+        counted = Counted(communicator, accounting)
+        if phase is None:
+            counted.barrier()
+        with accounting.phase(phase):
+            counted.barrier()
+
+    with pytest.raises(RankFailed) as caught:
+        run_rank_threads(2, wait)
+    assert str(caught.value) == f"rank 1 has returned, but rank 0 waits for it {ending}"

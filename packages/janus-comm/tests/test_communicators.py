@@ -105,6 +105,10 @@ def test_an_argument_that_requires_grad_is_refused_by_values_only_methods():
 def test_dtypes_without_a_sum_are_refused():
     with pytest.raises(TypeError, match="cannot add booleans"):
         SingleRank().sum(torch.ones(2, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"sum cannot add torch\.uint16; pass tensor\.to\(torch\.int64\)"):
+        SingleRank().sum(torch.ones(2, dtype=torch.uint16))
+    with pytest.raises(TypeError, match=r"cannot add torch\.float8_e5m2; pass tensor\.to\(torch\.float32\)"):
+        SingleRank().reduce_scatter_rows(torch.ones(2).to(torch.float8_e5m2), [2])
     with pytest.raises(TypeError, match="takes real tensors"):
         SingleRank().sum(torch.ones(2, dtype=torch.complex64))
 
@@ -124,11 +128,18 @@ def test_counts_that_do_not_fit_the_rows_are_refused(call, message):
         call(SingleRank())
 
 
-def test_booleans_travel_where_nothing_is_added():
+@pytest.mark.parametrize("run", [run_rank_threads, run_rank_processes])
+def test_dtypes_that_cannot_be_added_travel(run):
     def swap(communicator):
         other = 1 - communicator.rank
         counts = [int(rank == other) for rank in range(2)]
-        return communicator.exchange_rows(torch.tensor([communicator.rank == 0]), counts, counts).item()
+        answers = []
+        for dtype in (torch.bool, torch.uint16, torch.uint32, torch.uint64):
+            own = torch.tensor([communicator.rank]).to(dtype)
+            received = communicator.exchange_rows(own, counts, counts)
+            gathered = communicator.gather_rows(own, [1, 1])
+            answers.append((received.dtype is dtype, received.tolist(), gathered.tolist()))
+        return answers
 
-    assert run_rank_threads(2, swap) == [False, True]
-    assert run_rank_processes(2, swap) == [False, True]
+    for rank, answers in enumerate(run(2, swap)):
+        assert answers == [(True, [1 - rank], [0, 1])] * 4

@@ -1,6 +1,9 @@
 """Ranks join as their launcher's environment says, or stop with a message."""
 
+import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_comm import LaunchError, SingleRank, launch
+from janus_comm import Accounting, Checked, Counted, LaunchError, RankFailed, SingleRank, launch
 from janus_comm.testing import run_rank_processes
 
 RANKS = """
@@ -98,3 +101,166 @@ def test_a_second_process_group_is_refused():
             pass
 
     run_rank_processes(2, again)
+
+
+TIMEOUT = 1.0
+STATED = 3 * TIMEOUT + 30
+"""Seconds: a timeout for the collective, one for words of the others, one for them to read; the rest is for a machine
+that is busy with something else."""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def launched_processes(size, body, **options):
+    """What ``body(launched)`` returns on each rank, or the message of its RankFailed; None where the rank is killed."""
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    joined = context.Barrier(size + 1)
+
+    def main(rank, answer):
+        torch.set_num_threads(1)
+        os.environ.update(
+            WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        )
+        try:
+            with launch(**options) as launched:
+                joined.wait(60)
+                answer.send(body(launched))
+        except RankFailed as error:
+            answer.send(str(error))
+
+    pipes = [context.Pipe(duplex=False) for _ in range(size)]
+    processes = [context.Process(target=main, args=(rank, pipes[rank][1]), daemon=True) for rank in range(size)]
+    try:
+        for process in processes:
+            process.start()
+        joined.wait(60)
+        return processes, [ours for ours, _ in pipes]
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
+
+
+def said(pipe):
+    try:
+        return pipe.recv() if pipe.poll() else None
+    except EOFError:
+        return None
+
+
+def answers_within_the_stated_time(processes, pipes, release=lambda: None, held=()):
+    """What every rank but those that are held says; all of them have ended by the stated time."""
+    try:
+        for rank, process in enumerate(processes):
+            if rank not in held:
+                process.join(STATED)
+                assert process.exitcode is not None, f"rank {rank} goes on"
+        release()
+        for process in processes:
+            process.join(STATED)
+            assert process.exitcode is not None
+        return [said(pipe) for pipe in pipes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def step_with(interrupt):
+    """A sum, and an exchange in a phase of its own, before which rank 1 is interrupted."""
+
+    def body(launched):
+        accounting = Accounting()
+        world = Counted(launched.world, accounting)
+        world.sum(torch.ones(3))
+        with accounting.phase("outer"):
+            if world.rank == 1:
+                interrupt()
+            ones = [1] * world.size
+            return world.exchange_rows(torch.ones(world.size, 2), ones, ones).tolist()
+
+    return body
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise ZeroDivisionError("no atoms in frame 7")
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "told"),
+    [
+        (fail, "rank 1 of 3 failed with ZeroDivisionError: no atoms in frame 7, in phase 'outer'"),
+        (kill, "rank 1 of 3 died without a word"),
+    ],
+)
+def test_launched_ranks_end_with_one_that_fails_or_dies_and_say_which_and_where(interrupt, told):
+    answers = answers_within_the_stated_time(*launched_processes(3, step_with(interrupt), timeout=TIMEOUT))
+    assert answers[1] is None
+    for rank in (0, 2):
+        assert answers[rank] == f"{told}; rank {rank} waited in exchange_rows (call 2), in phase 'outer'"
+
+
+def test_launched_ranks_end_with_the_one_that_keeps_their_store():
+    def body(launched):
+        if launched.world.rank == 0:
+            kill()
+        launched.world.barrier()
+
+    answers = answers_within_the_stated_time(*launched_processes(2, body, timeout=TIMEOUT))
+    assert answers[0] is None
+    assert answers[1].startswith("the store that ranks met through is gone, and with it the process that kept it")
+
+
+def test_launched_ranks_end_without_one_that_never_arrives():
+    release = multiprocessing.get_context("fork").Event()
+    answers = answers_within_the_stated_time(
+        *launched_processes(2, step_with(release.wait), timeout=TIMEOUT), release.set, held=(1,)
+    )
+    told = "rank 1 of 2 did not arrive; rank 0 waited in exchange_rows (call 2): "
+    assert answers[0].startswith(told)
+    assert answers[0].endswith("in phase 'outer'")
+    # The one that comes too late finds nobody.
+    assert answers[1].startswith("the store that ranks met through is gone")
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "checked"),
+    [
+        ({}, None, False),
+        ({}, "0", False),
+        ({}, "1", True),
+        ({"checked": True}, None, True),
+        ({"checked": False}, "1", False),
+    ],
+)
+def test_ranks_check_their_calls_when_they_are_asked_to(environment, options, variable, checked):
+    if variable is not None:
+        environment.setenv("JANUS_CHECKED", variable)
+
+    def body(launched):
+        return isinstance(launched.world, Checked), launched.world.sum(torch.ones(1)).item()
+
+    answers = answers_within_the_stated_time(*launched_processes(2, body, **options))
+    assert answers == [(checked, 2.0)] * 2
+
+
+def test_a_rank_that_is_alone_gives_up_joining(environment):
+    told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in told.items():
+        environment.setenv(name, value)
+    with pytest.raises(RankFailed, match="rank 0 of 2 could not join the others: Timed out"), launch(timeout=1):
+        pass
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_timeout_that_leaves_no_time_is_refused(environment):
+    with pytest.raises(LaunchError, match="timeout=0 s leaves no rank time to arrive"), launch(timeout=0):
+        pass

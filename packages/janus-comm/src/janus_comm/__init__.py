@@ -2,10 +2,13 @@
 
 from janus_comm.accounting import Accounting, Counted, Tally
 from janus_comm.chain import Chain, connect
+from janus_comm.checked import Checked
 from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
 from janus_comm.communicator import Communicator, SingleRank, agree
+from janus_comm.compression import MeasuredError, make_compressed_exchange, plan_compression
 from janus_comm.exchange import Exchange, identity_exchange, make_exchange
 from janus_comm.failure import LaunchError, RankFailed
+from janus_comm.halo import make_halo, plan_halo
 from janus_comm.launch import Launch, launch
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh, make_mesh
@@ -17,12 +20,14 @@ from janus_comm.tangents import carry_tangents
 __all__ = [
     "Accounting",
     "Chain",
+    "Checked",
     "Communicator",
     "Counted",
     "Evaluated",
     "Exchange",
     "Launch",
     "LaunchError",
+    "MeasuredError",
     "MemoryAccounting",
     "Mesh",
     "MissingDerivative",
@@ -41,7 +46,11 @@ __all__ = [
     "evaluate",
     "identity_exchange",
     "launch",
+    "make_compressed_exchange",
     "make_exchange",
+    "make_halo",
     "make_mesh",
+    "plan_compression",
+    "plan_halo",
     "reduce_scatter",
 ]

@@ -4,6 +4,8 @@ A byte is *sent* by a rank when it must leave it for another rank: rows that a r
 alone sends nothing. With R ranks, row_bytes the bytes of one row and c[r] the row counts, rank k sends
 
 * ``exchange_rows``: (Σ send_counts − send_counts[k]) × row_bytes;
+* a compressed exchange of float32 or float64 rows of F entries: 2 × (F × (Σ send_counts − send_counts[k]) + scales),
+  one scale for each group with rows for another rank, counted for each such rank;
 * ``gather_rows``: (R − 1) × c[k] × row_bytes;
 * ``reduce_scatter_rows``: (Σ c − c[k]) × row_bytes;
 * ``sum`` of E elements of b bytes: a reduce-scatter and a gather of parts e[r] of E as even as can be, the first ones
@@ -23,6 +25,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from janus_comm.communicator import Communicator, even_counts, row_bytes
+from janus_comm.failure import RankFailed, in_phase
 
 T = TypeVar("T")
 
@@ -30,6 +33,16 @@ T = TypeVar("T")
 def bytes_of_exchange(send_counts: Sequence[int], row_bytes: int, rank: int) -> int:
     """Bytes a rank sends in ``exchange_rows``."""
     return (sum(send_counts) - send_counts[rank]) * row_bytes
+
+
+def bytes_of_compressed_exchange(
+    send_counts: Sequence[int], scale_counts: Sequence[int], features: int, rank: int
+) -> int:
+    """Bytes a rank sends in an exchange of rows of ``features`` numbers as FP16; its adjoint swaps sent and received.
+
+    ``scale_counts[r]`` is how many groups have rows for rank r.
+    """
+    return bytes_of_exchange(send_counts, 2 * features, rank) + bytes_of_exchange(scale_counts, 2, rank)
 
 
 def bytes_of_gather(counts: Sequence[int], row_bytes: int, rank: int) -> int:
@@ -64,12 +77,24 @@ class Accounting:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What is recorded inside belongs to this phase, or to a phase inside it; outside all, the phase is ``""``."""
+        """What is recorded inside belongs to this phase, or to a phase inside it; outside all, the phase is ``""``.
+
+        An error that is raised inside gets a note of the phase.
+        """
         outer, self._phase = self._phase, name
         try:
             yield
+        except BaseException as error:
+            if not isinstance(error, RankFailed):  # whose message has it, from Counted
+                error.add_note(in_phase(name))
+            raise
         finally:
             self._phase = outer
+
+    @property
+    def present_phase(self) -> str:
+        """The innermost phase that is under way, ``""`` outside all."""
+        return self._phase
 
     def record(self, kind: str, bytes_sent: int) -> None:
         """Count one call of a kind in the present phase."""
@@ -94,7 +119,8 @@ class Accounting:
 class Counted:
     """A communicator that does what another does and records it.
 
-    The kind is the name of the method, or ``kind`` for all of them where one purpose is to be told apart ("halo").
+    The kind is the name of the method, or ``kind`` for all of them where one purpose is to be told apart ("halo"). A
+    failure of other ranks is raised with the phase it was met in.
     """
 
     def __init__(self, communicator: Communicator, accounting: Accounting, kind: str | None = None):
@@ -107,9 +133,20 @@ class Counted:
     def _record(self, operation: str, bytes_sent: int) -> None:
         self._accounting.record(self._kind or operation, bytes_sent)
 
+    @contextmanager
+    def _naming_phase(self) -> Iterator[None]:
+        try:
+            yield
+        except RankFailed as error:
+            phase = self._accounting.present_phase
+            if not phase:
+                raise
+            raise RankFailed(f"{error}, {in_phase(phase)}") from error
+
     def sum(self, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """The sum of all ranks' tensors."""
-        result = self._inner.sum(tensor)
+        with self._naming_phase():
+            result = self._inner.sum(tensor)
         self._record("sum", bytes_of_sum(tensor.numel(), tensor.element_size(), self.rank, self.size))
         return result
 
@@ -117,7 +154,8 @@ class Counted:
         self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "all *features"]:
         """All ranks' rows in the order of the ranks."""
-        result = self._inner.gather_rows(rows, counts)
+        with self._naming_phase():
+            result = self._inner.gather_rows(rows, counts)
         self._record("gather_rows", bytes_of_gather(counts, row_bytes(rows), self.rank))
         return result
 
@@ -125,7 +163,8 @@ class Counted:
         self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "own *features"]:
         """This rank's rows of the sum of all ranks' rows."""
-        result = self._inner.reduce_scatter_rows(rows, counts)
+        with self._naming_phase():
+            result = self._inner.reduce_scatter_rows(rows, counts)
         self._record("reduce_scatter_rows", bytes_of_reduce_scatter(counts, row_bytes(rows), self.rank))
         return result
 
@@ -133,7 +172,8 @@ class Counted:
         self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
     ) -> Shaped[Tensor, "received *features"]:
         """The rows that every rank meant for this one."""
-        result = self._inner.exchange_rows(rows, send_counts, receive_counts)
+        with self._naming_phase():
+            result = self._inner.exchange_rows(rows, send_counts, receive_counts)
         self._record("exchange_rows", bytes_of_exchange(send_counts, row_bytes(rows), self.rank))
         return result
 
@@ -141,28 +181,38 @@ class Counted:
         self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
     ) -> Callable[[], Shaped[Tensor, "all *features"]]:
         """`gather_rows` that goes on meanwhile, counted where it starts."""
-        wait = self._inner.start_gather_rows(rows, counts)
+        with self._naming_phase():
+            wait = self._inner.start_gather_rows(rows, counts)
         self._record("gather_rows", bytes_of_gather(counts, row_bytes(rows), self.rank))
-        return wait
+        return lambda: self._finish(wait)
 
     def start_reduce_scatter_rows(
         self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
     ) -> Callable[[], Shaped[Tensor, "own *features"]]:
         """`reduce_scatter_rows` that goes on meanwhile, counted where it starts."""
-        wait = self._inner.start_reduce_scatter_rows(rows, counts)
+        with self._naming_phase():
+            wait = self._inner.start_reduce_scatter_rows(rows, counts)
         self._record("reduce_scatter_rows", bytes_of_reduce_scatter(counts, row_bytes(rows), self.rank))
-        return wait
+        return lambda: self._finish(wait)
+
+    def _finish(self, wait: Callable[[], Tensor]) -> Tensor:
+        with self._naming_phase():
+            return wait()
 
     def gather_object(self, value: T) -> list[T]:
         """Copies of all ranks' values."""
         self._record("gather_object", 0)
-        return self._inner.gather_object(value)
+        with self._naming_phase():
+            return self._inner.gather_object(value)
 
     def barrier(self) -> None:
         """Return when every rank has arrived."""
         self._record("barrier", 0)
-        self._inner.barrier()
+        with self._naming_phase():
+            self._inner.barrier()
 
     def split(self, color: int) -> Communicator:
         """The group of the ranks that gave the same colour, counted in the same accounting."""
-        return Counted(self._inner.split(color), self._accounting, self._kind)
+        with self._naming_phase():
+            part = self._inner.split(color)
+        return Counted(part, self._accounting, self._kind)

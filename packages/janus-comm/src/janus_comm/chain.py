@@ -35,6 +35,10 @@ class _Connect(torch.autograd.Function):
         )
         return (cotangent, *zeros)
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, *_: Tensor | None) -> Tensor | None:
+        return None if tangent is None else tangent.clone()
+
 
 def connect(result: Float[Tensor, "*shape"], *tensors: Shaped[Tensor, "..."]) -> Float[Tensor, "*shape"]:
     """The result with its values unchanged, as a function of the tensors too, with derivative zero.

@@ -79,10 +79,25 @@ def _differentiable(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Te
     if not torch.is_grad_enabled() or not rows.is_floating_point():
         return linear.apply(rows.detach().contiguous())
     token = torch.zeros(0, device=rows.device, requires_grad=True) if chain is None else chain.token
+    if in_tangent_level():
+        token = forward_ad.unpack_dual(token).primal
     result, token = _Collective.apply(rows, token, linear)  # type: ignore[no-untyped-call]
     if chain is not None:
         chain.token = token
     return result
+
+
+def differentiable(
+    apply: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+    rows: Shaped[Tensor, "given *features"],
+    chain: Chain | None = None,
+) -> Shaped[Tensor, "got *features"]:
+    """``apply(rows)`` for a linear map of all ranks' rows, differentiable any number of times by way of its adjoint.
+
+    Both take and give values: they are called without a graph, each as the derivative of the other.
+    """
+    return _call(_LinearMap(apply, adjoint), rows, chain)
 
 
 def all_reduce(
@@ -119,11 +134,12 @@ def all_to_all(
     ``receive_counts[r]`` must be what rank r sends here. Any of them may be zero.
     """
     there, back = tuple(send_counts), tuple(receive_counts)
-    linear = _LinearMap(
+    return differentiable(
         lambda sent: communicator.exchange_rows(sent, there, back),
         lambda sent: communicator.exchange_rows(sent, back, there),
+        rows,
+        chain,
     )
-    return _call(linear, rows, chain)
 
 
 def _gather(communicator: Communicator, counts: Sequence[int]) -> _LinearMap:

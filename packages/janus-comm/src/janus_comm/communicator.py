@@ -14,6 +14,9 @@ from janus_comm.failure import portable
 
 T = TypeVar("T")
 
+_ADDABLE_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_ADDABLE_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 class Communicator(Protocol):
     """A fixed group of ranks and the collectives they call together, on values only.
@@ -189,9 +192,11 @@ def require_plain(operation: str, tensor: Tensor) -> None:
 
 
 def require_addable(operation: str, tensor: Tensor) -> None:
-    """Refuse booleans where a sum is taken: whether that should count or be a logical or is the caller's to say."""
-    if tensor.dtype is torch.bool:
-        raise TypeError(f"{operation} cannot add booleans; pass tensor.to(torch.int64)")
+    """Refuse what torch does not add, and booleans: whether they should count or be a logical or is the caller's."""
+    if tensor.dtype not in (*_ADDABLE_FLOATING, *_ADDABLE_INTEGER):
+        name = "booleans" if tensor.dtype is torch.bool else str(tensor.dtype)
+        wider = "float32" if tensor.is_floating_point() else "int64"
+        raise TypeError(f"{operation} cannot add {name}; pass tensor.to(torch.{wider})")
 
 
 def require_counts(operation: str, name: str, counts: Sequence[int], size: int) -> None:

@@ -19,6 +19,17 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def in_phase(phase: str) -> str:
+    """The note of an error about where in a step it was raised."""
+    return f"in phase {phase!r}"
+
+
+def phases_of(error: BaseException) -> str:
+    """The notes of an error about where in a step it was raised, innermost first, to go behind its message."""
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(in_phase("")[:-2])]
+    return "".join(f", {note}" for note in notes)
+
+
 def portable(error: BaseException, rank: int, size: int) -> BaseException:
     """An error of the same type and message that can be pickled, with a note of the rank it comes from.
 

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from janus_comm.checked import Checked
 from janus_comm.communicator import Communicator, SingleRank
-from janus_comm.failure import LaunchError
+from janus_comm.failure import LaunchError, RankFailed
 from janus_comm.process_group import ProcessGroupCommunicator
 
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -26,18 +28,28 @@ class Launch:
 
 
 @contextmanager
-def launch(device: str | torch.device = "cpu") -> Iterator[Launch]:
+def launch(
+    device: str | torch.device = "cpu", timeout: float = 1800.0, checked: bool | None = None
+) -> Iterator[Launch]:
     """Join the ranks that torchrun started, for as long as the context lasts.
 
     Reads WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Without WORLD_SIZE, or with one rank, there is no
-    process group and ``world`` is :class:`~janus_comm.SingleRank`. Several ranks talk through gloo on ``"cpu"``, and
-    through NCCL on ``"cuda"``, where each takes the GPU of its local rank.
+    process group and ``world`` is :class:`~janus_comm.SingleRank`. Several ranks talk through gloo about tensors on the
+    CPU, and with ``"cuda"``, where each takes the GPU of its local rank, through NCCL about tensors there.
 
-    Raises LaunchError when the environment is incomplete, the device is missing, or a process group exists already.
+    ``timeout`` is how many seconds a rank waits in a collective for the others. With ``checked`` ranks compare each
+    call before they make it (:class:`~janus_comm.Checked`); when it is not given, JANUS_CHECKED=1 in the environment
+    says so.
+
+    Raises LaunchError when the environment is incomplete, the device is missing, or a process group exists already, and
+    RankFailed when another rank does not join within the timeout. Inside, an error of one rank becomes RankFailed on
+    the others, as soon as they wait for it.
     """
     size = _world_size(os.environ)
     local_rank = int(os.environ["LOCAL_RANK"]) if size > 1 else 0
     own_device = _device_of_rank(torch.device(device), local_rank)
+    if timeout <= 0:
+        raise LaunchError(f"timeout={timeout} s leaves no rank time to arrive; give the longest wait that is in order")
     if size == 1:
         yield Launch(SingleRank(), own_device)
         return
@@ -46,18 +58,37 @@ def launch(device: str | torch.device = "cpu") -> Iterator[Launch]:
             "a process group exists already; make a communicator of it with "
             "ProcessGroupCommunicator(torch.distributed.group.WORLD) instead of launching again"
         )
-    if own_device.type == "cuda":
-        torch.cuda.set_device(own_device)
-        dist.init_process_group("nccl", device_id=own_device)
-    else:
-        dist.init_process_group("gloo")
-    assert dist.group.WORLD is not None
-    world = ProcessGroupCommunicator(dist.group.WORLD)
+    world = _join(size, own_device, timeout)
+    if checked is None:
+        checked = os.environ.get("JANUS_CHECKED", "0") not in ("", "0")
+    ended: BaseException | None = None
     try:
-        yield Launch(world, own_device)
+        world.join()
+        yield Launch(Checked(world) if checked else world, own_device)
+    except BaseException as error:
+        ended = error
+        raise
     finally:
+        world.report(ended)
         world.close()
         dist.destroy_process_group()
+        if ended is not None:
+            world.keep_words_readable()
+
+
+def _join(size: int, device: torch.device, timeout: float) -> ProcessGroupCommunicator:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # The group is not bound to the device: NCCL would then split groups off with a call that all ranks of the world
+    # have to make, also those that have no part in the split.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RankFailed(f"rank {os.environ['RANK']} of {size} could not join the others: {reason}") from error
+    assert dist.group.WORLD is not None
+    return ProcessGroupCommunicator(dist.group.WORLD, timeout)
 
 
 def _world_size(environment: Mapping[str, str]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -23,6 +25,7 @@ from janus_comm.communicator import (
     sum_in_rank_order,
 )
 from janus_comm.failure import RankFailed
+from janus_comm.last_words import GRACE, LastWords
 
 T = TypeVar("T")
 
@@ -33,13 +36,24 @@ class ProcessGroupCommunicator:
     Rows travel as bytes, so that every dtype behaves alike on a backend that knows only some of them. Sums are an
     exchange of parts, a sum in the order of the ranks, and a gather: as many bytes as a ring moves, and the same bits
     on every rank and backend.
+
+    When a collective fails, because another rank raised, died, left, or did not arrive within the group's timeout, it
+    raises RankFailed, which says what became of which rank, at most ``min(timeout, GRACE)`` seconds later. ``timeout``
+    (seconds) should be that of the group; groups that are split from it get it too, and torch's default without one.
     """
 
-    def __init__(self, group: dist.ProcessGroup):
+    def __init__(self, group: dist.ProcessGroup, timeout: float | None = None, words: LastWords | None = None):
         self._open_group: dist.ProcessGroup | None = group
+        self._timeout = timeout
         self._parts: list[ProcessGroupCommunicator] = []
+        self._calls = 0
+        self._members = dist.get_process_group_ranks(group)
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
+        if words is None:
+            grace = GRACE if timeout is None else min(GRACE, timeout)
+            words = LastWords(group.get_group_store(), self._members[self.rank], dist.get_world_size(), grace)
+        self._words = words
 
     def sum(self, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """The sum of all ranks' tensors, the same bits on every rank."""
@@ -47,7 +61,8 @@ class ProcessGroupCommunicator:
         require_addable("sum", tensor)
         flat = tensor.reshape(-1)
         counts = even_counts(flat.numel(), self.size)
-        return self.gather_rows(self.reduce_scatter_rows(flat, counts), counts).view(tensor.shape)
+        with self._call("sum"):
+            return self._gather(self._reduce_scatter(flat, counts)(), counts)().view(tensor.shape)
 
     def gather_rows(
         self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
@@ -60,16 +75,9 @@ class ProcessGroupCommunicator:
     ) -> Callable[[], Shaped[Tensor, "all *features"]]:
         """`gather_rows` that goes on while the rank does other things; what comes back waits for the result."""
         require_own_rows("gather_rows", rows, counts, self.rank, self.size)
-        if min(counts) == max(counts):
-            gathered = rows.new_empty(sum(counts), *rows.shape[1:])
-            if not gathered.numel():
-                return lambda: gathered
-            parts = list(_as_bytes(gathered).chunk(self.size))
-            work = dist.all_gather(parts, _as_bytes(rows), group=self._group, async_op=True)
-            return lambda: _when(work, gathered)
-        # A gather of uneven parts is an exchange in which everyone gets the same rows: no padding on the wire.
-        copies = rows.repeat(self.size, *(1 for _ in rows.shape[1:]))
-        return self._start_exchange(copies, [counts[self.rank]] * self.size, counts)
+        with self._call("gather_rows") as call:
+            wait = self._gather(rows, counts)
+        return self._naming(call, wait)
 
     def reduce_scatter_rows(
         self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
@@ -83,53 +91,62 @@ class ProcessGroupCommunicator:
         """`reduce_scatter_rows` that goes on while the rank does other things; what comes back waits for the result."""
         require_all_rows("reduce_scatter_rows", rows, counts, self.size)
         require_addable("reduce_scatter_rows", rows)
-        own = counts[self.rank]
-        received = self._start_exchange(rows, counts, [own] * self.size)
-        return lambda: sum_in_rank_order(received().split(own) if own else [received()])
+        with self._call("reduce_scatter_rows") as call:
+            wait = self._reduce_scatter(rows, counts)
+        return self._naming(call, wait)
 
     def exchange_rows(
         self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
     ) -> Shaped[Tensor, "received *features"]:
         """The rows that every rank meant for this one, in the order of the ranks."""
         require_exchange("exchange_rows", rows, send_counts, receive_counts, self.rank, self.size)
-        return self._start_exchange(rows, send_counts, receive_counts)()
-
-    def _start_exchange(
-        self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
-    ) -> Callable[[], Shaped[Tensor, "received *features"]]:
-        received = rows.new_empty(sum(receive_counts), *rows.shape[1:])
-        width, sent = row_bytes(rows), _as_bytes(rows)
-        work = dist.all_to_all_single(
-            _as_bytes(received),
-            sent,
-            [count * width for count in receive_counts],
-            [count * width for count in send_counts],
-            group=self._group,
-            async_op=True,
-        )
-        return lambda: _when(work, received, sent)
+        with self._call("exchange_rows"):
+            return self._exchange(rows, send_counts, receive_counts)()
 
     def gather_object(self, value: T) -> list[T]:
         """Copies of all ranks' values, in the order of the ranks."""
         values: list[T | None] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._group)
+        with self._call("gather_object"):
+            dist.all_gather_object(values, value, group=self._group)
         return values  # type: ignore[return-value]  # every entry has been replaced by a rank's value
 
     def barrier(self) -> None:
         """Return when every rank has arrived."""
-        dist.barrier(group=self._group)
+        with self._call("barrier"):
+            dist.barrier(group=self._group)
 
     def split(self, color: int) -> Communicator:
         """The group of the ranks that gave the same colour, in their present order."""
         colors = self.gather_object(color)
-        everyone = dist.get_process_group_ranks(self._group)
-        members = [member for member, its_color in zip(everyone, colors, strict=True) if its_color == color]
+        members = [member for member, its_color in zip(self._members, colors, strict=True) if its_color == color]
         if len(members) == 1:
             return SingleRank()
-        # Local synchronisation: only members call, so that groups of different colours need no common order.
-        part = ProcessGroupCommunicator(dist.new_group(members, use_local_synchronization=True))
+        wait = None if self._timeout is None else timedelta(seconds=self._timeout)
+        with self._call("split"):
+            # Local synchronisation: only members call, so that groups of different colours need no common order.
+            group = dist.new_group(members, timeout=wait, use_local_synchronization=True)
+        part = ProcessGroupCommunicator(group, self._timeout, self._words)
         self._parts.append(part)
+        part.join()
         return part
+
+    def join(self) -> None:
+        """Return when every rank has come this far: one that ended earlier would break the connections being made."""
+        with self._call("join"):
+            dist.barrier(group=self._group)
+        self._calls = 0
+
+    def report(self, error: BaseException | None) -> None:
+        """Tell the others how this rank ends, for their messages: by an error of its own, or with ``None`` in peace."""
+        if error is None:
+            self._words.left()
+        elif not isinstance(error, RankFailed):  # another rank's end, and that rank's to report
+            self._words.failed(error)
+
+    def keep_words_readable(self) -> None:
+        """After an error, once the groups are destroyed: the rank that may keep the store stays for the others."""
+        if self.rank == 0:
+            self._words.keep_readable()
 
     def close(self) -> None:
         """Let go of the group and of those split from it, before the process groups are destroyed.
@@ -146,6 +163,63 @@ class ProcessGroupCommunicator:
         if self._open_group is None:
             raise RankFailed(f"rank {self.rank} talks to a group that has ended; do so inside `with launch() as ...`")
         return self._open_group
+
+    @contextmanager
+    def _call(self, operation: str) -> Iterator[str]:
+        self._calls += 1
+        among = "" if len(self._members) == dist.get_world_size() else f" of ranks {self._members}"
+        call = f"{operation} (call {self._calls}{among})"
+        with self._explaining(call):
+            yield call
+
+    def _naming(self, call: str, wait: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The same wait, whose failure is that of the call."""
+
+        def named() -> Tensor:
+            with self._explaining(call):
+                return wait()
+
+        return named
+
+    @contextmanager
+    def _explaining(self, call: str) -> Iterator[None]:
+        try:
+            yield
+        except (RankFailed, torch.OutOfMemoryError):
+            raise
+        except RuntimeError as error:
+            raise RankFailed(self._words.explain(self._members, call, error)) from error
+
+    def _gather(self, rows: Tensor, counts: Sequence[int]) -> Callable[[], Tensor]:
+        if min(counts) == max(counts):
+            gathered, own = rows.new_empty(sum(counts), *rows.shape[1:]), _as_bytes(rows)
+            if not gathered.numel():
+                return lambda: gathered
+            work = dist.all_gather_into_tensor(_as_bytes(gathered), own, group=self._group, async_op=True)
+            return lambda: _when(work, gathered, own)
+        # A gather of uneven parts is an exchange in which everyone gets the same rows: no padding on the wire.
+        copies = rows.repeat(self.size, *(1 for _ in rows.shape[1:]))
+        return self._exchange(copies, [counts[self.rank]] * self.size, counts)
+
+    def _reduce_scatter(self, rows: Tensor, counts: Sequence[int]) -> Callable[[], Tensor]:
+        own = counts[self.rank]
+        received = self._exchange(rows, counts, [own] * self.size)
+        return lambda: sum_in_rank_order(received().split(own) if own else [received()])
+
+    def _exchange(
+        self, rows: Tensor, send_counts: Sequence[int], receive_counts: Sequence[int]
+    ) -> Callable[[], Tensor]:
+        received, sent = rows.new_empty(sum(receive_counts), *rows.shape[1:]), _as_bytes(rows)
+        width = row_bytes(rows)
+        work = dist.all_to_all_single(
+            _as_bytes(received),
+            sent,
+            [count * width for count in receive_counts],
+            [count * width for count in send_counts],
+            group=self._group,
+            async_op=True,
+        )
+        return lambda: _when(work, received, sent)
 
 
 def _when(work: dist.Work, result: Tensor, *needed: Tensor) -> Tensor:

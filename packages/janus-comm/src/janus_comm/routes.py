@@ -74,7 +74,7 @@ def by_double_backward(
             gradients = torch.autograd.grad(energies, leaves, seed, create_graph=True)
         with phases("outer"):
             value = loss((energies, *outputs[1:]), gradients)
-            connect(value, energies).backward()
+            connect(value, energies, *gradients).backward()  # through the inner pass, whatever the loss is of
     return _detached(value, outputs, gradients)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from janus_comm.chain import Chain
 from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
 from janus_comm.communicator import Communicator
+from janus_comm.halo import make_halo, plan_halo
 
 Table = Sequence[Sequence[int]]
 
@@ -29,7 +30,7 @@ def check_communicator(communicator: Communicator, table: Table | None = None) -
 
     ``table[s][r]`` is how many rows go from rank s to rank r; without a table, several are tried: even and uneven ones,
     one with a rank that has nothing, and one with nothing at all. The laws, for ``all_reduce``, ``all_gather``,
-    ``reduce_scatter``, ``all_to_all`` and their composition:
+    ``reduce_scatter``, ``all_to_all``, their composition, and a halo in which rows go from several ranks to several:
 
     * values are those of one process, exactly, for floating and integer dtypes;
     * sums have the same bits on every rank, and the arguments are left alone;
@@ -107,8 +108,36 @@ def _cases(communicator: Communicator, table: Table) -> list[_Case]:
             received,
             exchange,
         ),
+        _halo_case(communicator, table),
         _Case("composition", composed, counts, received, exchange @ scatter @ _all_reduce_matrix(size, total) @ gather),
     ]
+
+
+def _halo_case(communicator: Communicator, table: Table) -> _Case:
+    """Rank s owns as many rows as the longest of its messages and ``table[s][s]`` that nobody else needs."""
+    size, rank = communicator.size, communicator.rank
+    others = [[0 if s == r else table[s][r] for r in range(size)] for s in range(size)]
+    owned = [table[s][s] + max(others[s]) for s in range(size)]
+    # A message starts at another row for each rank, so that some rows go to several ranks and some to none.
+    lists = [[[(r + i) % owned[s] for i in range(others[s][r])] for r in range(size)] for s in range(size)]
+    rows = [owned[r] + sum(others[s][r] for s in range(size)) for r in range(size)]
+    matrix = torch.zeros(sum(rows), sum(owned), dtype=torch.float64)
+    place = 0
+    for target in range(size):
+        wanted = [(target, row) for row in range(owned[target])]
+        wanted += [(source, row) for source in range(size) for row in lists[source][target]]
+        for source, row in wanted:
+            matrix[place, sum(owned[:source]) + row] = 1
+            place += 1
+    plan = plan_halo(owned[rank], lists[rank], [others[s][rank] for s in range(size)])
+
+    def call(own: Tensor, chain: Chain | None) -> Tensor:
+        def exchange(rows: Tensor, send_counts: Sequence[int], receive_counts: Sequence[int]) -> Tensor:
+            return all_to_all(rows, communicator, send_counts, receive_counts, chain)
+
+        return make_halo(plan, exchange)(own)
+
+    return _Case("halo", call, owned, rows, matrix)
 
 
 def _all_reduce_matrix(size: int, rows: int) -> Tensor:

@@ -29,8 +29,8 @@ def run_rank_processes(size: int, function: Callable[[Communicator], R], timeout
     The processes are forked: the function may be a closure, and what was imported is there already. Each uses one torch
     thread. ``timeout`` is how many seconds a collective waits for the others. Needs an operating system that can fork.
 
-    Raises the error of the rank that failed first, with its traceback as a note, or RankFailed where a process died;
-    the other processes are stopped.
+    Raises the error of the rank that failed first, with its traceback as a note, or RankFailed where a process died or
+    did not arrive; the other processes are stopped.
     """
     context = multiprocessing.get_context("fork")
     _warm_up()
@@ -70,28 +70,53 @@ def _collect(processes: list[ForkProcess], connections: list[Connection]) -> lis
     results: dict[int, Any] = {}
     waiting = {connection: rank for rank, connection in enumerate(connections)}
     while waiting:
-        for ready in wait(list(waiting)):
-            assert isinstance(ready, Connection)
-            rank = waiting.pop(ready)
-            failed, value = _receive(ready, rank, processes)
-            if failed:
-                # A peer that died is the cause; its broken connections may be noticed before its death is.
-                for other in wait(list(waiting), timeout=0.2):
-                    assert isinstance(other, Connection)
-                    _receive(other, waiting[other], processes)
-                raise value
-            results[rank] = value
+        failures = _receive(list(waiting), None, waiting, results)
+        if failures:
+            # What others met may be the cause of this failure, or say what it interrupted.
+            failures += _receive(list(waiting), 0.2, waiting, results)
+            raise _cause(failures, processes, waiting, results)
     return [results[rank] for rank in range(len(processes))]
 
 
-def _receive(connection: Connection, rank: int, processes: list[ForkProcess]) -> tuple[bool, Any]:
-    try:
-        failed, value = pickle.loads(connection.recv_bytes())
-    except EOFError:
-        processes[rank].join()
-        code = processes[rank].exitcode
-        raise RankFailed(f"rank {rank} of {len(processes)} died with exit code {code}") from None
-    return failed, value
+def _receive(
+    connections: list[Connection], timeout: float | None, waiting: dict[Connection, int], results: dict[int, Any]
+) -> list[tuple[int, BaseException | None]]:
+    """Take in what ranks send within the time; those that failed and their errors, None where one died."""
+    failures: list[tuple[int, BaseException | None]] = []
+    for ready in wait(connections, timeout):
+        assert isinstance(ready, Connection)
+        rank = waiting.pop(ready)
+        try:
+            failed, value = pickle.loads(ready.recv_bytes())
+        except EOFError:
+            failures.append((rank, None))
+            continue
+        if failed:
+            failures.append((rank, value))
+        else:
+            results[rank] = value
+    return failures
+
+
+def _cause(
+    failures: list[tuple[int, BaseException | None]],
+    processes: list[ForkProcess],
+    waiting: dict[Connection, int],
+    results: dict[int, Any],
+) -> BaseException:
+    """A rank's own error before a death, and that before what the others met because of it."""
+    for _, error in failures:
+        if error is not None and not isinstance(error, RankFailed):
+            return error
+    dead = [rank for rank, error in failures if error is None]
+    if not dead:
+        return next(error for _, error in failures if error is not None)
+    processes[dead[0]].join()
+    message = f"rank {dead[0]} of {len(processes)} died with exit code {processes[dead[0]].exitcode}"
+    if all(error is None for _, error in failures):
+        failures += _receive(list(waiting), 1.0, waiting, results)
+    met = [str(error) for _, error in failures if error is not None]
+    return RankFailed("; ".join([message, *met[:1]]))
 
 
 def _rank_main(
@@ -106,18 +131,23 @@ def _rank_main(
     for connection in inherited:
         connection.close()
     torch.set_num_threads(1)
+    world = None
     try:
         dist.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
         )
         assert dist.group.WORLD is not None
-        world = ProcessGroupCommunicator(dist.group.WORLD)
+        world = ProcessGroupCommunicator(dist.group.WORLD, timeout)
+        world.join()
         answer = pickle.dumps((False, function(world)))
     except BaseException as error:  # noqa: BLE001  whatever it is, the caller gets it
         parent.send_bytes(pickle.dumps((True, portable(error, rank, size))))
+        if world is not None:
+            world.report(error)
         # Stay until stopped: a peer that lost its connection to this rank would report that instead of the cause.
         parent.poll(None)
         return
     parent.send_bytes(answer)
+    world.report(None)
     world.close()
     dist.destroy_process_group()

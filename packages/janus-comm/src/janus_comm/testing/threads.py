@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from janus_comm.checked import kind_of, unmatched_counts, who_does_what
 from janus_comm.communicator import (
     Communicator,
     require_addable,
@@ -117,20 +118,20 @@ class _ThreadCommunicator:
     def sum(self, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         require_plain("sum", tensor)
         require_addable("sum", tensor)
-        return sum_in_rank_order(self._meet(f"sum of {_kind(tensor, 0)}", _copy(tensor)))
+        return sum_in_rank_order(self._meet(f"sum of {kind_of(tensor, 0)}", _copy(tensor)))
 
     def gather_rows(
         self, rows: Shaped[Tensor, "own *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "all *features"]:
         require_own_rows("gather_rows", rows, counts, self.rank, self.size)
-        return torch.cat(self._meet(f"gather_rows of {_kind(rows, 1)} by {list(counts)}", _copy(rows)))
+        return torch.cat(self._meet(f"gather_rows of {kind_of(rows, 1)} by {list(counts)}", _copy(rows)))
 
     def reduce_scatter_rows(
         self, rows: Shaped[Tensor, "all *features"], counts: Sequence[int]
     ) -> Shaped[Tensor, "own *features"]:
         require_all_rows("reduce_scatter_rows", rows, counts, self.size)
         require_addable("reduce_scatter_rows", rows)
-        everyone = self._meet(f"reduce_scatter_rows of {_kind(rows, 1)} by {list(counts)}", _copy(rows))
+        everyone = self._meet(f"reduce_scatter_rows of {kind_of(rows, 1)} by {list(counts)}", _copy(rows))
         start = sum(counts[: self.rank])
         return sum_in_rank_order([theirs[start : start + counts[self.rank]] for theirs in everyone])
 
@@ -139,7 +140,7 @@ class _ThreadCommunicator:
     ) -> Shaped[Tensor, "received *features"]:
         require_exchange("exchange_rows", rows, send_counts, receive_counts, self.rank, self.size)
         brought = (_copy(rows), list(send_counts), list(receive_counts))
-        everyone = self._meet(f"exchange_rows of {_kind(rows, 1)}", brought, _exchange_mismatch)
+        everyone = self._meet(f"exchange_rows of {kind_of(rows, 1)}", brought, _exchange_mismatch)
         return torch.cat([theirs.split(sent)[self.rank] for theirs, sent, _ in everyone])
 
     def start_gather_rows(
@@ -190,7 +191,7 @@ class _ThreadCommunicator:
     def _close(self, meeting: _Round, mismatch: Callable[[list[Any]], str | None]) -> None:
         labels = [meeting.brought[rank][0] for rank in range(self.size)]
         if len(set(labels)) > 1:
-            told = "; ".join(f"rank {rank} calls {label}" for rank, label in enumerate(labels))
+            told = who_does_what([f"calls {label}" for label in labels])
             self._give_up(f"ranks disagree on collective {meeting.index}: {told}")
         wrong = mismatch([meeting.brought[rank][1] for rank in range(self.size)])
         if wrong is not None:
@@ -214,18 +215,7 @@ class _ThreadCommunicator:
 
 
 def _exchange_mismatch(everyone: list[tuple[Tensor, list[int], list[int]]]) -> str | None:
-    for source, (_, sent, _) in enumerate(everyone):
-        for target, (_, _, received) in enumerate(everyone):
-            if sent[target] != received[source]:
-                return (
-                    f"rank {source} sends {sent[target]} rows to rank {target} in exchange_rows, "
-                    f"which expects {received[source]}"
-                )
-    return None
-
-
-def _kind(tensor: Tensor, start: int) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape[start:])}"
+    return unmatched_counts([(sent, received) for _, sent, received in everyone])
 
 
 def _copy(tensor: Tensor) -> Tensor:
