@@ -42,9 +42,15 @@ def make_plan(graph: AtomGraph) -> Plan:
     """Bonds and angles of a graph, as tensors on its device; worked out on the host.
 
     Raises:
-        ValueError: an edge without its reverse, as in a structure that is cut over ranks.
+        ValueError: a graph without reverse edges, as that of a structure that is cut over ranks.
     """
-    reverse = reverse_edges(graph)
+    if graph.reverse_edge is None:
+        raise ValueError(
+            "this graph does not say where its edges are in the other direction, as a part of a structure has no "
+            "reverse of every edge; this model shares features between both directions, so give it whole structures, "
+            "as build_graph makes them"
+        )
+    reverse = _on_host(graph.reverse_edge)
     edge = np.arange(graph.edges)
     first = np.flatnonzero(edge < reverse)
     bond_of_edge = np.empty(graph.edges, dtype=np.int64)
@@ -67,32 +73,6 @@ def make_plan(graph: AtomGraph) -> Plan:
         angle_edges=on_device(angle_edges),
         angle_bonds=on_device(bond_of_edge[angle_edges]),
     )
-
-
-def reverse_edges(graph: AtomGraph) -> Int64[np.ndarray, "edges"]:
-    """For each edge (i ← j, S) the place of the edge (j ← i, −S).
-
-    Raises:
-        ValueError: an edge has no reverse.
-    """
-    centre, neighbour = _on_host(graph.edge_index)
-    shift = _on_host(graph.edge_shifts)
-    largest = int(np.abs(shift).max(initial=0))
-    # Three whole numbers as one; reversing the edge negates it, because each digit is symmetric around zero.
-    code = shift @ np.array([(2 * largest + 1) ** 2, 2 * largest + 1, 1])
-    atoms = 1 + int(max(centre.max(initial=-1), neighbour.max(initial=-1)))
-    there, back = centre * atoms + neighbour, neighbour * atoms + centre
-    by_edge, by_reverse = np.lexsort((code, there)), np.lexsort((-code, back))
-    unmatched = (there[by_edge] != back[by_reverse]) | (code[by_edge] != -code[by_reverse])
-    if unmatched.any():
-        edge = int(by_edge[np.argmax(unmatched)])
-        raise ValueError(
-            f"edge {edge} ({centre[edge]} ← {neighbour[edge]}) has no reverse; this model shares features between both "
-            "directions, so it needs whole structures"
-        )
-    reverse = np.empty_like(by_edge)
-    reverse[by_edge] = by_reverse
-    return reverse
 
 
 def _on_host(tensor: Tensor) -> Int64[np.ndarray, "..."]:

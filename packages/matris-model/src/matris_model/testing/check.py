@@ -7,54 +7,33 @@ from collections.abc import Iterable
 import numpy as np
 
 from janus_graph import Potential, Structure
+from matris_model.testing import continuity, derivatives, elements, extensivity, gradients, invariance, parts
 from matris_model.testing.candidate import BatchLaw, Candidate, PotentialLaw
-from matris_model.testing.continuity import (
-    bending_is_harmonic,
-    nothing_jumps_at_the_cutoff,
-    nothing_jumps_at_the_near_cutoff,
-)
-from matris_model.testing.derivatives import (
-    derivatives_are_exact,
-    derivatives_are_exact_at_flat_angles,
-    derivatives_are_exact_at_the_cutoffs,
-)
-from matris_model.testing.elements import elements_are_defined_or_refused, idle_experts_are_never_read
-from matris_model.testing.extensivity import supercells_add_up
-from matris_model.testing.gradients import parameter_gradients_are_exact
-from matris_model.testing.invariance import (
-    follows_a_permutation,
-    turns_with_a_reflection,
-    turns_with_a_rotation,
-    unchanged_by_the_choice_of_lattice_vectors,
-    unchanged_by_translation,
-    unchanged_by_wrapping,
-)
-from matris_model.testing.parts import same_however_it_is_split, same_in_every_batch
 from matris_model.testing.structures import trial_structures
 
 POTENTIAL_LAWS: tuple[PotentialLaw, ...] = (
-    unchanged_by_translation,
-    turns_with_a_rotation,
-    turns_with_a_reflection,
-    follows_a_permutation,
-    unchanged_by_wrapping,
-    unchanged_by_the_choice_of_lattice_vectors,
-    derivatives_are_exact,
-    derivatives_are_exact_at_the_cutoffs,
-    derivatives_are_exact_at_flat_angles,
-    nothing_jumps_at_the_cutoff,
-    nothing_jumps_at_the_near_cutoff,
-    bending_is_harmonic,
-    supercells_add_up,
-    same_however_it_is_split,
+    invariance.unchanged_by_translation,
+    invariance.turns_with_a_rotation,
+    invariance.turns_with_a_reflection,
+    invariance.follows_a_permutation,
+    invariance.unchanged_by_wrapping,
+    invariance.unchanged_by_the_choice_of_lattice_vectors,
+    derivatives.derivatives_are_exact,
+    derivatives.derivatives_are_exact_at_the_cutoffs,
+    derivatives.derivatives_are_exact_at_flat_angles,
+    continuity.nothing_jumps_at_the_cutoff,
+    continuity.nothing_jumps_at_the_near_cutoff,
+    continuity.bending_is_harmonic,
+    extensivity.supercells_add_up,
+    parts.same_however_it_is_split,
 )
 """All laws about one structure that every potential obeys."""
 
 BATCH_LAWS: tuple[BatchLaw, ...] = (
-    same_in_every_batch,
-    elements_are_defined_or_refused,
-    idle_experts_are_never_read,
-    parameter_gradients_are_exact,
+    parts.same_in_every_batch,
+    elements.elements_are_defined_or_refused,
+    elements.idle_experts_are_never_read,
+    gradients.parameter_gradients_are_exact,
 )
 """All laws about several structures at once, or about the potential as a whole."""
 
