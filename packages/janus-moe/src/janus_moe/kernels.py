@@ -32,6 +32,8 @@ _TILE_ROWS = 64
 _CHUNK_ROWS = 2048
 _TILE_INNER = 32
 _LARGEST_TILE = 64
+# Numbers that change from batch to batch: a kernel is not compiled anew where one is divisible by 16.
+_CHANGING = ("groups",)
 
 
 def triton_product(
@@ -185,7 +187,7 @@ def _part_of_group(ends, groups, part, part_rows: tl.constexpr, block_groups: tl
     return group.to(tl.int64), first.to(tl.int64), last.to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_CHANGING)
 def _multiply(
     rows, weights, product, ends, groups, inner, outer,
     rows_stride, rows_inner_stride, weights_stride, weights_inner_stride, weights_outer_stride,
@@ -215,7 +217,7 @@ def _multiply(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_CHANGING)
 def _add_outer_products(
     left, right, sums, ends, groups, left_width, right_width,
     left_stride, left_feature_stride, right_stride, right_feature_stride,
@@ -244,7 +246,7 @@ def _add_outer_products(
     tl.store(sums + place, total, mask=(i[:, None] < left_width) & (j[None, :] < right_width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_CHANGING)
 def _add_chunks(
     sums, result, ends, groups, size,
     block_groups: tl.constexpr, chunk_rows: tl.constexpr, block: tl.constexpr,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -84,4 +84,25 @@ def fused_formulas() -> Formulas:
         product=grouped_product,
         near_attention=partial(near_attention, weights=fused(near_weights)),
         edge_attention=partial(edge_attention, weights=fused(edge_weights)),
+    )
+
+
+def triton_formulas(rest: Formulas = PLAIN) -> Formulas:
+    """Both attentions and the experts' products as Triton kernels, for GPUs; everything else as in `rest`.
+
+    Kernels are there for the first two derivatives, backward and forward, and compute in the model's precision without
+    TF32. Nothing over pairs of edges is ever in memory, and no dense tables are made.
+
+    Args:
+        rest: how norms and activations are computed; `fused_formulas()` compiles them.
+
+    Raises:
+        ImportError: Triton is not installed.
+    """
+    from janus_moe.kernels import triton_product  # Triton is an extra
+    from matris_model.kernels.edge_attention import edge_attention
+    from matris_model.kernels.near_attention import near_attention
+
+    return replace(
+        rest, product=triton_product, near_attention=near_attention, edge_attention=edge_attention, tables=False
     )

@@ -31,7 +31,7 @@ class MatRISMoE(nn.Module):
         config: shape and meaning of the model.
         seed: the same seed gives the same weights; the caller's random state is left alone.
         formulas: how the parts of blocks are computed. `fused_formulas()` gives the same numbers to rounding, faster,
-            after a minute of compiling at the first step.
+            after a minute of compiling at the first step; `triton_formulas()` is for GPUs.
         run_block: how blocks are run where a call does not say. `checkpoint_block` keeps only what goes into a block.
 
     Attributes:
