@@ -3,7 +3,7 @@
 Where there is no GPU the kernels run in Triton's interpreter, a hundred milliseconds a launch: few and small cases.
 """
 
-import subprocess
+import importlib
 import sys
 
 import pytest
@@ -43,7 +43,7 @@ def test_the_triton_product_obeys_the_laws():
     check_grouped_product(triton_product, torch.float32, DEVICE)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.lists(st.integers(0, 4), max_size=4), st.integers(1, 20), st.integers(1, 20))
 def test_values_and_gradients_are_those_of_a_loop_over_rows_for_any_shape(counts, inputs, outputs):
     groups, rows, weights = drawn(counts, inputs, outputs)
@@ -128,12 +128,8 @@ def test_a_cpu_is_refused_outside_the_interpreter(monkeypatch):
         triton_product(torch.ones(2, 4), torch.ones(1, 4, 4), group_rows([1], [2]))
 
 
-def test_without_triton_the_package_works_and_says_what_kernels_need():
-    program = (
-        "import sys; sys.modules['triton'] = None\n"
-        "import janus_moe\n"
-        "try: import janus_moe.kernels\n"
-        "except ImportError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "need the package triton" in done.stdout
+def test_without_triton_the_kernels_say_what_they_need(monkeypatch):
+    monkeypatch.delitem(sys.modules, "janus_moe.kernels")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ImportError, match="need the package triton"):
+        importlib.import_module("janus_moe.kernels")
