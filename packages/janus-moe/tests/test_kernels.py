@@ -77,12 +77,17 @@ def test_rows_and_weights_in_any_memory_order_give_the_same():
 
 
 def test_forward_derivatives_are_those_of_the_plain_product_and_can_be_taken_back():
-    groups, rows, weights = drawn((3, 2), 6, 4)
+    _, rows, weights = drawn((3, 2), 6, 4)
     leaves = (rows.requires_grad_(), weights.requires_grad_())
     along = (torch.cos(rows.detach()), torch.cos(weights.detach()))
 
     def carried_and_back(product):
-        value, tangent = torch.func.jvp(lambda x, w: torch.sin(product(x, w, groups)), leaves, along)
+        def function(x, w):
+            return torch.sin(
+                product(x, w, group_rows([1, 2], [3, 2], DEVICE))
+            )  # as a model does it, in its forward pass
+
+        value, tangent = torch.func.jvp(function, leaves, along)
         return [[tangent], torch.autograd.grad(tangent.square().sum() + value.sum(), leaves)]
 
     require_equal(carried_and_back(triton_product), carried_and_back(loop_product))

@@ -48,7 +48,7 @@ def triton_product(
         ValueError: rows that are not on a CUDA device (outside Triton's interpreter), or neither float32 nor float64.
     """
     require_kernels_run_on(rows)
-    product: Tensor = _Product.apply(rows, weights, groups)
+    product: Tensor = _Product.apply(rows, weights, groups.ends, groups.counts)
     return product
 
 
@@ -69,44 +69,48 @@ def tile_of(size: int, largest: int = _LARGEST_TILE) -> int:
 
 
 class _Product(Function):
-    """Rows times the matrix of their group."""
+    """Rows times the matrix of their group.
+
+    The groups' ends are an argument of their own, so that function transforms see them: a plan made inside of one holds
+    tensors that belong to it.
+    """
 
     @staticmethod
-    def forward(rows: Tensor, weights: Tensor, groups: ElementGroups) -> Tensor:
+    def forward(rows: Tensor, weights: Tensor, ends: Tensor, counts: tuple[int, ...]) -> Tensor:
         inner, outer = weights.shape[1:]
         product = rows.new_empty(rows.shape[0], outer)
-        tiles = sum(triton.cdiv(count, _TILE_ROWS) for count in groups.counts)
+        tiles = sum(triton.cdiv(count, _TILE_ROWS) for count in counts)
         if not (tiles and outer):
             return product
         tile_outer = tile_of(outer)
         with torch.cuda.device_of(rows):
             _multiply[(tiles, triton.cdiv(outer, tile_outer))](
-                rows, weights, product, groups.ends, len(groups.counts), inner, outer,
+                rows, weights, product, ends, len(counts), inner, outer,
                 *rows.stride(), *weights.stride(), *product.stride(),
-                block_groups=triton.next_power_of_2(len(groups.counts)), tile_rows=_TILE_ROWS,
+                block_groups=triton.next_power_of_2(len(counts)), tile_rows=_TILE_ROWS,
                 tile_inner=_TILE_INNER, tile_outer=tile_outer,
             )  # fmt: skip
         return product
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, ElementGroups], output: Tensor) -> None:
-        rows, weights, ctx.groups = inputs
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        rows, weights, ctx.ends, ctx.counts = inputs
         ctx.save_for_backward(rows, weights)
         ctx.save_for_forward(rows, weights)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         rows, weights = ctx.saved_tensors
-        to_rows = _Product.apply(gradient, weights.mT, ctx.groups) if ctx.needs_input_grad[0] else None
-        to_weights = _OuterProduct.apply(rows, gradient, ctx.groups) if ctx.needs_input_grad[1] else None
-        return to_rows, to_weights, None
+        to_rows = _Product.apply(gradient, weights.mT, ctx.ends, ctx.counts) if ctx.needs_input_grad[0] else None
+        to_weights = _OuterProduct.apply(rows, gradient, ctx.ends, ctx.counts) if ctx.needs_input_grad[1] else None
+        return to_rows, to_weights, None, None
 
     @staticmethod
-    def jvp(ctx: Any, rows_tangent: Tensor | None, weights_tangent: Tensor | None, _: None) -> Tensor:
+    def jvp(ctx: Any, rows_tangent: Tensor | None, weights_tangent: Tensor | None, *_: None) -> Tensor:
         rows, weights = ctx.saved_tensors
         return _sum_of(
-            None if rows_tangent is None else _Product.apply(rows_tangent, weights, ctx.groups),
-            None if weights_tangent is None else _Product.apply(rows, weights_tangent, ctx.groups),
+            None if rows_tangent is None else _Product.apply(rows_tangent, weights, ctx.ends, ctx.counts),
+            None if weights_tangent is None else _Product.apply(rows, weights_tangent, ctx.ends, ctx.counts),
         )
 
 
@@ -114,9 +118,9 @@ class _OuterProduct(Function):
     """For every group the sum of `outer(left[r], right[r])` over its rows: the derivative of `_Product` in weights."""
 
     @staticmethod
-    def forward(left: Tensor, right: Tensor, groups: ElementGroups) -> Tensor:
-        present, shape = len(groups.counts), (left.shape[1], right.shape[1])
-        chunks = sum(triton.cdiv(count, _CHUNK_ROWS) for count in groups.counts)
+    def forward(left: Tensor, right: Tensor, ends: Tensor, counts: tuple[int, ...]) -> Tensor:
+        present, shape = len(counts), (left.shape[1], right.shape[1])
+        chunks = sum(triton.cdiv(count, _CHUNK_ROWS) for count in counts)
         sums = left.new_empty(chunks, *shape)
         if not sums.numel():
             return left.new_zeros(present, *shape)
@@ -124,39 +128,39 @@ class _OuterProduct(Function):
         block_groups = triton.next_power_of_2(present)
         with torch.cuda.device_of(left):
             _add_outer_products[(chunks, triton.cdiv(shape[0], tiles[0]), triton.cdiv(shape[1], tiles[1]))](
-                left, right, sums, groups.ends, present, *shape,
+                left, right, sums, ends, present, *shape,
                 *left.stride(), *right.stride(),
                 block_groups=block_groups, chunk_rows=_CHUNK_ROWS, tile_rows=_TILE_INNER,
                 tile_left=tiles[0], tile_right=tiles[1],
             )  # fmt: skip
-            if all(0 < count <= _CHUNK_ROWS for count in groups.counts):
+            if all(0 < count <= _CHUNK_ROWS for count in counts):
                 return sums  # chunks are groups
             size, result = shape[0] * shape[1], left.new_empty(present, *shape)
             _add_chunks[(present, triton.cdiv(size, 1024))](
-                sums, result, groups.ends, present, size,
+                sums, result, ends, present, size,
                 block_groups=block_groups, chunk_rows=_CHUNK_ROWS, block=1024,
             )  # fmt: skip
         return result
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, ElementGroups], output: Tensor) -> None:
-        left, right, ctx.groups = inputs
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        left, right, ctx.ends, ctx.counts = inputs
         ctx.save_for_backward(left, right)
         ctx.save_for_forward(left, right)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         left, right = ctx.saved_tensors
-        to_left = _Product.apply(right, gradient.mT, ctx.groups) if ctx.needs_input_grad[0] else None
-        to_right = _Product.apply(left, gradient, ctx.groups) if ctx.needs_input_grad[1] else None
-        return to_left, to_right, None
+        to_left = _Product.apply(right, gradient.mT, ctx.ends, ctx.counts) if ctx.needs_input_grad[0] else None
+        to_right = _Product.apply(left, gradient, ctx.ends, ctx.counts) if ctx.needs_input_grad[1] else None
+        return to_left, to_right, None, None
 
     @staticmethod
-    def jvp(ctx: Any, left_tangent: Tensor | None, right_tangent: Tensor | None, _: None) -> Tensor:
+    def jvp(ctx: Any, left_tangent: Tensor | None, right_tangent: Tensor | None, *_: None) -> Tensor:
         left, right = ctx.saved_tensors
         return _sum_of(
-            None if left_tangent is None else _OuterProduct.apply(left_tangent, right, ctx.groups),
-            None if right_tangent is None else _OuterProduct.apply(left, right_tangent, ctx.groups),
+            None if left_tangent is None else _OuterProduct.apply(left_tangent, right, ctx.ends, ctx.counts),
+            None if right_tangent is None else _OuterProduct.apply(left, right_tangent, ctx.ends, ctx.counts),
         )
 
 
