@@ -6,6 +6,7 @@ Where there is no GPU the kernels run in Triton's interpreter, some hundred mill
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from janus_graph import build_graph, no_halo
 from janus_moe.testing import derivatives
 from matris_model import PLAIN, MatRISMoE, checkpoint_block, triton_formulas
 from matris_model.geometry import graph_geometry
+from matris_model.testing.gradients import ForceMatching, gradients_by_double_backward, gradients_by_tangent
 from model_cases import EVERYWHERE, TINY, molecule, random_structure, stirred
 
 triton = pytest.importorskip("triton", reason="Triton is for Linux")
@@ -188,6 +190,18 @@ def test_a_model_with_kernels_is_the_model():
     model = MatRISMoE(CONFIG, 0, triton_formulas(), checkpoint_block).double().to(DEVICE)
     model.load_state_dict(plain.state_dict())
     require_equal(properties_and_gradients(model, graph), properties_and_gradients(plain, graph))
+
+
+def test_the_tangent_route_through_kernels_gives_the_gradients_of_double_backward_without():
+    molecule_alone = molecule([8, 6, 8], [[-1.2, 0, 0], [0, 0, 0], [1.3, 0, 0]])
+    graph = build_graph([molecule_alone], CONFIG.cutoff, CONFIG.near_cutoff).to(DEVICE)
+    plain, model = stirred(CONFIG).to(DEVICE), MatRISMoE(CONFIG, 0, triton_formulas()).double().to(DEVICE)
+    loss = ForceMatching.around(graph, plain(graph, ("energy", "forces", "stress")).detach(), np.random.default_rng(0))
+    weights = {name: weight.detach() for name, weight in plain.named_parameters()}
+    model.load_state_dict(plain.state_dict())
+    found = gradients_by_tangent(model, graph, loss, weights)
+    expected = gradients_by_double_backward(plain, graph, loss, weights)
+    require_equal([found.values()], [expected.values()])
 
 
 def test_kernels_need_no_tables():
