@@ -107,6 +107,7 @@ def test_a_validation_element_that_training_lacks(command, data_file: Path, tmp_
         ("model.preset=nanno", ("nanno", "'nano'")),
         ("model.heads=3", ("heads = 3 must divide",)),
         ("model.preset=matris-6m model.fused=true", ("model.fused is for MatRIS-MoE",)),
+        ("model.triton=true", ("model.triton is for CUDA devices", "run.device=cuda")),
         ("model.preset=matris-6m model.checkpoint=true", ("model.checkpoint is for MatRIS-MoE",)),
         ("run.max_steps=ten", ("run.max_steps", "'ten'")),
         ("optim.lr=-0.1", ("optim.lr", "greater than 0", "-0.1")),

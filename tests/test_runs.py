@@ -1,6 +1,8 @@
 """Whole runs on one process: what they leave behind, and that they can be taken up again."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,40 @@ def test_switches_for_speed_and_memory_do_not_change_the_run(
     ):
         assert switched["loss"] == pytest.approx(plain["loss"], rel=1e-10)
         assert switched["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-10)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_kernels_are_passed_to_the_model_where_they_are_asked_for(asked: bool, data_file: Path, monkeypatch):
+    from janus_train import load_config
+    from janus_train.data.load import load_data
+    from janus_train.data.statistics import fit_statistics
+    from janus_train.recipes import matris
+    from matris_model import PLAIN
+
+    def product(rows, weights, groups):
+        return PLAIN.product(rows, weights, groups)
+
+    monkeypatch.setattr(matris, "triton_formulas", lambda rest: replace(rest, product=product))
+    settings = [f"data.train={data_file}", *TINY, f"model.triton={asked}", "run.device=cuda"]
+    config = load_config(None, settings)
+    data = load_data(config)
+    model = matris.matris_recipe(config.model, data, fit_statistics(data.train, data.tasks), 0).model
+    assert model.blocks[0].message_experts.product is (product if asked else PLAIN.product)
+
+
+def test_kernels_without_triton_are_refused(data_file: Path, monkeypatch):
+    from janus_train import UserError, load_config
+    from janus_train.data.load import load_data
+    from janus_train.data.statistics import fit_statistics
+    from janus_train.recipes.matris import matris_recipe
+
+    for name in [name for name in sys.modules if name.startswith(("janus_moe.kernels", "matris_model.kernels"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    config = load_config(None, [f"data.train={data_file}", *TINY, "model.triton=true", "run.device=cuda"])
+    data = load_data(config)
+    with pytest.raises(UserError, match=r"model\.triton: these kernels need the package triton"):
+        matris_recipe(config.model, data, fit_statistics(data.train, data.tasks), 0)
 
 
 def test_lines_after_the_checkpoint_are_done_again_not_doubled(data_file: Path, tmp_path: Path, command):

@@ -51,6 +51,14 @@ def test_near_pairs_are_those_of_the_double_loop(drawn):
 
 
 @given(near_edges())
+def test_an_atoms_part_of_the_edges_is_a_slice(drawn):
+    centre, _, atoms = drawn
+    for tables, expected in drawn_tables(drawn):
+        parts = [tables.edges[start:end].tolist() for start, end in itertools.pairwise(tables.starts.tolist())]
+        assert parts == [[p for p in expected if centre[p] == atom] for atom in range(atoms)]
+
+
+@given(near_edges())
 def test_tables_hold_every_edge_of_an_atom_once_and_in_order(drawn):
     centre, _, atoms = drawn
     for tables, expected in drawn_tables(drawn):

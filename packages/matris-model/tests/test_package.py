@@ -23,7 +23,7 @@ def test_the_import_asks_for_neither_ase_nor_a_communicator():
     program = (
         "import sys, matris_model, matris_model.testing\n"
         "known = ('ase.calculators.calculator', 'matris_model.calculator', 'janus_graph.ase', 'janus_comm',\n"
-        "         'janus_train', 'hypothesis', 'pytest')\n"
+        "         'janus_train', 'hypothesis', 'pytest', 'triton')\n"
         "print([name for name in known if name in sys.modules])"
     )
     assert output_of(program).strip() == "[]"

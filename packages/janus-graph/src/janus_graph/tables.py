@@ -29,6 +29,7 @@ class EdgeTables:
         shapes: atoms and width of each table.
         slots: for each of `edges` its place in the flattened tables, one after the other.
         sources: for each place which of `edges` stands there; one past the last for padding.
+        starts: where each atom's part of `edges` starts, and the end of the last one.
         atoms: the atom that owns each row, over all tables.
         rows: for each atom its row over all tables; one past the last row for atoms that are in none.
         pairs: number of ordered pairs (p, q), p ≠ q, of edges that share their atom.
@@ -38,13 +39,14 @@ class EdgeTables:
     shapes: tuple[tuple[int, int], ...]
     slots: Int32[Tensor, "chosen"]
     sources: Int32[Tensor, "places"]
+    starts: Int32[Tensor, "all_atoms+1"]
     atoms: Int64[Tensor, "table_rows"]
     rows: Int64[Tensor, "all_atoms"]
     pairs: int
 
     def to(self, device: torch.device | str) -> EdgeTables:
         """The same tables on another device."""
-        names = ("edges", "slots", "sources", "atoms", "rows")
+        names = ("edges", "slots", "sources", "starts", "atoms", "rows")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def spread(self, rows: Float[Tensor, "chosen *features"]) -> tuple[Float[Tensor, "atoms width *features"], ...]:
@@ -156,7 +158,8 @@ def _tables(
     row_of_atom[count == 0] = row
     places = np.arange(len(edges), dtype=np.int32)
     # Edges of one atom stand side by side in the list and in the tables.
-    slots = np.repeat((slot_of_atom - (np.cumsum(count) - count)).astype(np.int32), count) + places
+    starts = np.concatenate([[0], np.cumsum(count)])
+    slots = np.repeat((slot_of_atom - starts[:-1]).astype(np.int32), count) + places
     sources = np.full(start, len(edges), dtype=np.int32)
     sources[slots] = places
     return EdgeTables(
@@ -164,6 +167,7 @@ def _tables(
         shapes=tuple(shapes),
         slots=torch.from_numpy(slots),
         sources=torch.from_numpy(sources),
+        starts=torch.from_numpy(starts.astype(np.int32)),
         atoms=torch.from_numpy(np.concatenate(owners) if owners else np.empty(0, dtype=np.int64)),
         rows=torch.from_numpy(row_of_atom),
         pairs=int((count * (count - 1)).sum()),

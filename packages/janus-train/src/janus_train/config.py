@@ -55,6 +55,7 @@ class ModelConfig(BaseModel):
 
     preset: str = Field(default="nano", description="nano, micro, mini, base, S, M, L; matris-6m or matris-10m")
     fused: bool = Field(default=False, description="compile elementwise formulas: a faster step, after a minute's wait")
+    triton: bool = Field(default=False, description="Triton kernels for attentions and experts; on CUDA devices")
     checkpoint: bool = Field(
         default=False, description="compute blocks again in the backward pass: less memory, slower"
     )
@@ -130,6 +131,15 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+
+    @model_validator(mode="after")
+    def _kernels_have_a_device(self) -> Config:
+        if self.model.triton and self.run.device != "cuda":
+            raise ValueError(
+                f"model.triton is for CUDA devices, and run.device is {self.run.device}; set run.device=cuda, or leave "
+                "model.triton out"
+            )
+        return self
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:

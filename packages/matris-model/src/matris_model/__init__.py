@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from matris_model.config import PRESETS, MatRISMoEConfig, preset_config
-from matris_model.formulas import PLAIN, Formulas, fused_formulas
+from matris_model.formulas import PLAIN, Formulas, fused_formulas, triton_formulas
 from matris_model.interaction import BlockRunner, call_block, checkpoint_block
 from matris_model.model import MatRISMoE, count_parameters
 from matris_model.model_file import load_model, save_model
@@ -26,6 +26,7 @@ __all__ = [
     "load_model",
     "preset_config",
     "save_model",
+    "triton_formulas",
 ]
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from matris_model.formulas import PLAIN, Formulas
-from matris_model.geometry import Geometry, NearTable
+from matris_model.geometry import Geometry
 
 
 class ThreeBodyAttention(nn.Module):
@@ -26,13 +26,12 @@ class ThreeBodyAttention(nn.Module):
         width: features of an edge.
         heads: attention heads.
         angular_functions: Legendre polynomials in the angular bias b and filter c.
-        formulas: how attention weights are computed.
+        formulas: how the attention is computed.
     """
 
     def __init__(self, width: int, heads: int, angular_functions: int, formulas: Formulas = PLAIN) -> None:
         super().__init__()
-        self.heads = heads
-        self.weights = formulas.near_weights
+        self.attend = formulas.near_attention
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(heads, angular_functions))
@@ -48,20 +47,9 @@ class ThreeBodyAttention(nn.Module):
 
     def forward(self, edges: Float[Tensor, "near width"], geometry: Geometry) -> Float[Tensor, "near width"]:
         """The change of every near edge."""
-        if not geometry.near_tables:
+        if not geometry.near.shapes:
             return edges * 0.0
-        rows = geometry.near.spread(self.query_key_value(edges))
-        mixed = [self._attend(row, table) for row, table in zip(rows, geometry.near_tables, strict=True)]
-        return self.out(geometry.near.collect(mixed))
-
-    def _attend(self, rows: Float[Tensor, "atoms n width3"], table: NearTable) -> Float[Tensor, "atoms n width"]:
-        n = rows.shape[1]
-        query, key, value = rows.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        angular = torch.matmul(torch.cat([self.bias, self.filter]), table.angular)
-        bias, angular_filter = angular.unflatten(2, (n, n)).split(self.heads, dim=1)
-        products = torch.matmul(query / math.sqrt(query.shape[-1]), key.transpose(2, 3))
-        weights = self.weights(products, bias, angular_filter, table.envelope_of_other, table.envelope)
-        return torch.matmul(weights, value).transpose(1, 2).flatten(2)
+        return self.out(self.attend(self.query_key_value(edges), self.bias, self.filter, geometry))
 
 
 class AtomAttention(nn.Module):
@@ -75,7 +63,7 @@ class AtomAttention(nn.Module):
         edge_width: features of an edge and of queries and keys.
         heads: attention heads.
         radial_functions: size of the radial basis.
-        formulas: how attention weights are computed.
+        formulas: how the attention is computed.
     """
 
     def __init__(
@@ -83,7 +71,7 @@ class AtomAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.weights = formulas.edge_weights
+        self.attend = formulas.edge_attention
         self.query = nn.Linear(width, edge_width, bias=False)
         self.key = nn.Linear(width, edge_width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
@@ -101,18 +89,7 @@ class AtomAttention(nn.Module):
         """
         query = self.query(atoms).unflatten(1, (self.heads, -1))
         query = torch.einsum("ahk,hkd->ahd", query, self.key.weight.unflatten(0, (self.heads, -1)))
-        query = (query / math.sqrt(self.query.out_features // self.heads)).index_select(0, geometry.around.atoms)
-        rows, sums = geometry.around.spread(messages), []
-        atoms_of_table = [shape[0] for shape in geometry.around.shapes]
-        for asked, row, table in zip(query.split(atoms_of_table), rows, geometry.around_tables, strict=True):
-            products = torch.matmul(asked, row.transpose(1, 2))
-            weights = self.weights(products, self.radial(table.radial).transpose(1, 2), table.envelope)
-            sums.append(torch.matmul(weights, row))
-        nothing = messages.new_zeros(1, self.heads, messages.shape[1])  # what an atom without edges gathers
-        if not sums:
-            # What there is none of still belongs to the result's history: a rank without edges takes part in the
-            # derivatives of every exchange, or the others would wait for it.
-            nothing = nothing + messages.sum()
-        gathered = torch.cat([*sums, nothing]).index_select(0, geometry.around.rows)
+        query = query / math.sqrt(self.query.out_features // self.heads)
+        gathered = self.attend(query, messages, self.radial.weight, geometry)
         value = torch.einsum("ahd,hvd->ahv", gathered, self.value.weight.unflatten(0, (self.heads, -1)))
         return self.out(value.flatten(1))

@@ -1,24 +1,21 @@
-"""The elementwise formulas of a block, in one place, so that they can be compiled together or replaced."""
+"""How the parts of a block are computed, in one place, so that they can be compiled together or replaced."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from janus_moe import TensorFunction, fused, gated_silu
+from janus_moe import GroupedProduct, TensorFunction, fused, gated_silu, grouped_product
+from matris_model.dense_attention import edge_attention, edge_weights, near_attention, near_weights
+from matris_model.geometry import Geometry
 
 NORM_EPS = 1e-5
 """Of all normalisations. Fixed, so that what a model computes does not depend on its precision."""
-
-
-LARGEST_LOGIT = 10.0
-"""What queries and keys add to a logit of the atom attention stays below this. An edge counts as long as its envelope
-is above e^−logit: without a bound that can be a hair from the cutoff, where energy and forces would be smooth in name
-only; with it, it is a sixtieth of the cutoff.
-"""
 
 
 def rms_norm(features: Float[Tensor, "rows width"], weight: Float[Tensor, "width"]) -> Float[Tensor, "rows width"]:
@@ -26,62 +23,86 @@ def rms_norm(features: Float[Tensor, "rows width"], weight: Float[Tensor, "width
     return torch.nn.functional.rms_norm(features, weight.shape, weight, NORM_EPS)
 
 
-def near_weights(
-    products: Float[Tensor, "atoms heads n n"],
-    bias: Float[Tensor, "atoms heads n n"],
-    angular_filter: Float[Tensor, "atoms heads n n"],
-    envelope_of_other: Float[Tensor, "atoms n n"],
-    envelope: Float[Tensor, "atoms n"],
-) -> Float[Tensor, "atoms heads n n"]:
-    """What each near edge p takes of the value of each other one q: `φ_p α_pq γ(cos θ_pq)`.
+class NearAttention(Protocol):
+    """Attention among the near edges of each atom, as `near_attention` computes it; differentiable twice."""
 
-    α_pq = φ_q e^{s_pq} / (1 + Σ_{q'≠p} φ_{q'} e^{s_pq'}) with logits s = products + bias.
-    """
-    scores = products + bias
-    # Any shift cancels between numerator and denominator, sink included; this one keeps exp in range.
-    shift = scores.detach().amax(dim=3, keepdim=True).clamp(min=0)
-    weights = envelope_of_other[:, None] * torch.exp(scores - shift)
-    total = torch.exp(-shift) + weights.sum(dim=3, keepdim=True)
-    return weights * angular_filter * (envelope[:, None, :, None] / total)
+    def __call__(
+        self,
+        rows: Float[Tensor, "near width3"],
+        bias: Float[Tensor, "heads functions"],
+        angular_filter: Float[Tensor, "heads functions"],
+        geometry: Geometry,
+    ) -> Float[Tensor, "near width"]:
+        """What each near edge takes of the values of the others around its atom."""
+        ...
 
 
-def edge_weights(
-    products: Float[Tensor, "atoms heads n"],
-    bias: Float[Tensor, "atoms heads n"],
-    envelope: Float[Tensor, "atoms n"],
-) -> Float[Tensor, "atoms heads n"]:
-    """Attention of each atom over its edges, `φ_k e^s / (1 + Σ φ e^s)`.
+class EdgeAttention(Protocol):
+    """Attention of each atom over its messages, as `edge_attention` computes it; differentiable twice."""
 
-    Logits are s = products + bias with the products squashed between ±`LARGEST_LOGIT`, as the size of messages is not
-    bounded; the bias is a linear function of the radial basis, which is zero at the cutoff by itself.
-    """
-    scores = LARGEST_LOGIT * torch.tanh(products / LARGEST_LOGIT) + bias
-    shift = scores.detach().amax(dim=2, keepdim=True).clamp(min=0)
-    weights = envelope[:, None, :] * torch.exp(scores - shift)
-    return weights / (torch.exp(-shift) + weights.sum(dim=2, keepdim=True))
+    def __call__(
+        self,
+        query: Float[Tensor, "atoms heads width"],
+        messages: Float[Tensor, "edges width"],
+        radial: Float[Tensor, "heads functions"],
+        geometry: Geometry,
+    ) -> Float[Tensor, "atoms heads width"]:
+        """What each atom gathers from its messages, head by head."""
+        ...
 
 
 @dataclass(frozen=True)
 class Formulas:
-    """How the elementwise parts of a block are computed.
+    """How the parts of a block are computed.
 
     Attributes:
         norm: `rms_norm`, or an equal.
         activation: `janus_moe.gated_silu`, or an equal.
-        near_weights: `near_weights`, or an equal.
-        edge_weights: `edge_weights`, or an equal.
+        product: how experts multiply rows by the matrix of their element.
+        near_attention: `dense_attention.near_attention`, or an equal.
+        edge_attention: `dense_attention.edge_attention`, or an equal.
+        tables: whether an attention reads the geometry's dense tables, which are not made otherwise.
     """
 
     norm: TensorFunction
     activation: TensorFunction
-    near_weights: TensorFunction
-    edge_weights: TensorFunction
+    product: GroupedProduct
+    near_attention: NearAttention
+    edge_attention: EdgeAttention
+    tables: bool = True
 
 
-PLAIN = Formulas(rms_norm, gated_silu, near_weights, edge_weights)
+PLAIN = Formulas(rms_norm, gated_silu, grouped_product, near_attention, edge_attention)
 """One torch operation after the other: no waiting, no compiler."""
 
 
 def fused_formulas() -> Formulas:
-    """The same formulas, each one compiled kernel, and so are their first two derivatives (`janus_moe.fused`)."""
-    return Formulas(fused(rms_norm), fused(gated_silu), fused(near_weights), fused(edge_weights))
+    """The same with every elementwise formula one compiled kernel, and so are its first two derivatives."""
+    return Formulas(
+        norm=fused(rms_norm),
+        activation=fused(gated_silu),
+        product=grouped_product,
+        near_attention=partial(near_attention, weights=fused(near_weights)),
+        edge_attention=partial(edge_attention, weights=fused(edge_weights)),
+    )
+
+
+def triton_formulas(rest: Formulas = PLAIN) -> Formulas:
+    """Both attentions and the experts' products as Triton kernels, for GPUs; everything else as in `rest`.
+
+    Kernels are there for the first two derivatives, backward and forward, and compute in the model's precision without
+    TF32. Nothing over pairs of edges is ever in memory, and no dense tables are made.
+
+    Args:
+        rest: how norms and activations are computed; `fused_formulas()` compiles them.
+
+    Raises:
+        ImportError: Triton is not installed.
+    """
+    from janus_moe.kernels import triton_product  # Triton is an extra
+    from matris_model.kernels.edge_attention import edge_attention
+    from matris_model.kernels.near_attention import near_attention
+
+    return replace(
+        rest, product=triton_product, near_attention=near_attention, edge_attention=edge_attention, tables=False
+    )

@@ -25,7 +25,7 @@ class InteractionBlock(nn.Module):
     Args:
         config: shape of the model.
         last: whether nobody reads the edges after this block, which then stay as they are.
-        formulas: how the elementwise parts are computed.
+        formulas: how its parts are computed.
     """
 
     def __init__(self, config: MatRISMoEConfig, last: bool = False, formulas: Formulas = PLAIN) -> None:
@@ -52,6 +52,7 @@ class InteractionBlock(nn.Module):
             config.top_k,
             config.expert_hidden,
             shared_hidden,
+            product=formulas.product,
             activation=formulas.activation,
         )
 

@@ -30,8 +30,8 @@ class MatRISMoE(nn.Module):
     Args:
         config: shape and meaning of the model.
         seed: the same seed gives the same weights; the caller's random state is left alone.
-        formulas: how elementwise parts are computed. `fused_formulas()` gives the same numbers to rounding, faster,
-            after a minute of compiling at the first step.
+        formulas: how the parts of blocks are computed. `fused_formulas()` gives the same numbers to rounding, faster,
+            after a minute of compiling at the first step; `triton_formulas()` is for GPUs.
         run_block: how blocks are run where a call does not say. `checkpoint_block` keeps only what goes into a block.
 
     Attributes:
@@ -51,6 +51,7 @@ class MatRISMoE(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.tables = formulas.tables
         self.run_block = run_block
         with torch.random.fork_rng(devices=_devices_with_random_state()):  # modules draw weights when they are made
             self.atom_embedding = AtomEmbedding(config)
@@ -139,7 +140,7 @@ class MatRISMoE(nn.Module):
         self, graph: AtomGraph, halo: Halo = no_halo, run_block: BlockRunner | None = None
     ) -> tuple[Float64[Tensor, "structures"], Float[Tensor, "atoms"] | None]:
         """Energies of the structures, eV, and magnetic moments of the atoms, μB (None without that head)."""
-        geometry = graph_geometry(graph, self.config, self.dtype, halo)
+        geometry = graph_geometry(graph, self.config, self.dtype, halo, self.tables)
         atoms = self.atom_embedding(graph)
         edges = self.edge_embedding(geometry.radial)
         for block in self.blocks:

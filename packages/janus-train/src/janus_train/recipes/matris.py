@@ -22,6 +22,7 @@ from janus_train.recipes.recipe import ExpertMap, Recipe
 from matris_model import (
     PLAIN,
     PRESETS,
+    Formulas,
     MatRISMoE,
     MatRISMoEConfig,
     call_block,
@@ -31,6 +32,7 @@ from matris_model import (
     load_model,
     preset_config,
     save_model,
+    triton_formulas,
 )
 from matris_model.compat import PRESETS as COMPAT_PRESETS
 from matris_model.compat import MatRIS, MatRISConfig
@@ -78,11 +80,21 @@ def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed:
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
     if any(frame.has("magmoms") for frame in data.train) and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
-    formulas = fused_formulas() if config.fused else PLAIN
+    formulas = _formulas(config)
     model = MatRISMoE(shape, seed, formulas, checkpoint_block if config.checkpoint else call_block)
     model.references.copy_(torch.from_numpy(statistics.references))
     model.scales.copy_(torch.from_numpy(statistics.scales))
     return model
+
+
+def _formulas(config: ModelConfig) -> Formulas:
+    formulas = fused_formulas() if config.fused else PLAIN
+    if not config.triton:
+        return formulas
+    try:
+        return triton_formulas(formulas)
+    except ImportError as error:
+        raise UserError(f"model.triton: {error}") from error
 
 
 def open_matris(path: Path) -> MatRISMoE | MatRIS:

@@ -27,7 +27,7 @@ def compat_model(config: ModelConfig, data: DataSet, statistics: Statistics, see
     """
     if given := [name for name in _FROM_DATA if name in config.changes]:
         raise UserError(f"model.{given[0]} follows from the data; leave it out")
-    for name in ("fused", "checkpoint"):
+    for name in ("fused", "triton", "checkpoint"):
         if getattr(config, name):
             raise UserError(f"model.{name} is for MatRIS-MoE; leave it out, or choose another model.preset")
     if len(data.tasks) > 1:

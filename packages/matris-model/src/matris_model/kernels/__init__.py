@@ -1,0 +1,1 @@
+"""Kernels for GPUs, and what strings them together. Importing a module of them imports Triton."""
