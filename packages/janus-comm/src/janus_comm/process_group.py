@@ -48,6 +48,7 @@ class ProcessGroupCommunicator:
         self._parts: list[ProcessGroupCommunicator] = []
         self._calls = 0
         self._members = dist.get_process_group_ranks(group)
+        self._is_part = len(self._members) < dist.get_world_size()
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         if words is None:
@@ -167,7 +168,7 @@ class ProcessGroupCommunicator:
     @contextmanager
     def _call(self, operation: str) -> Iterator[str]:
         self._calls += 1
-        among = "" if len(self._members) == dist.get_world_size() else f" of ranks {self._members}"
+        among = f" of ranks {self._members}" if self._is_part else ""
         call = f"{operation} (call {self._calls}{among})"
         with self._explaining(call):
             yield call

@@ -43,6 +43,7 @@ def check_communicator(communicator: Communicator, table: Table | None = None) -
     _check_sums(communicator)
     _check_strides(communicator)
     for each in tables:
+        _check_started(communicator, [sum(row) for row in each])
         for case in _cases(communicator, each):
             _check_values(communicator, case)
             _check_adjoint(communicator, case)
@@ -245,6 +246,17 @@ def _check_strides(communicator: Communicator) -> None:
         _require(torch.equal(communicator.gather_rows(rows[:1], ones), dense[:1].repeat(size, 1)), law)
         _require(torch.equal(communicator.reduce_scatter_rows(rows, ones), own * size), law)
         _require(torch.equal(communicator.exchange_rows(rows, ones, ones), own.repeat(size, 1)), law)
+
+
+def _check_started(communicator: Communicator, counts: Sequence[int]) -> None:
+    """What is started and waited for later is what it is at once; two may be under way, waited for in any order."""
+    own = _random(counts[communicator.rank], communicator.rank)
+    everything = _random(sum(counts), 7 + communicator.rank)
+    gathered = communicator.start_gather_rows(own, counts)
+    reduced = communicator.start_reduce_scatter_rows(everything, counts)
+    parts = reduced(), gathered()
+    _require(torch.equal(parts[0], communicator.reduce_scatter_rows(everything, counts)), "start_reduce_scatter_rows")
+    _require(torch.equal(parts[1], communicator.gather_rows(own, counts)), "start_gather_rows")
 
 
 def _check_values(communicator: Communicator, case: _Case) -> None:
