@@ -67,10 +67,18 @@ def trained(ranks, make_model, strategy, steps=1, replica=1, run=run_rank_thread
     width=st.integers(1, 5),
     hiddens=st.lists(st.integers(1, 4), max_size=4),
     strategy=st.sampled_from(STRATEGIES),
+    shares=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from(["centre", "radial"])), max_size=2),
     seed=st.integers(0, 3),
 )
-def test_gradients_do_not_depend_on_ranks_widths_and_strategy(ranks, width, hiddens, strategy, seed):
-    trained(ranks, lambda: potential(width, tuple(hiddens), seed), strategy)
+def test_gradients_do_not_depend_on_ranks_widths_sharing_and_strategy(ranks, width, hiddens, strategy, shares, seed):
+    def make():
+        model = potential(width, tuple(hiddens), seed)
+        for one, other, name in shares:
+            if max(one, other) < len(hiddens) and hiddens[one] == hiddens[other]:
+                getattr(model.blocks[other], name).weight = getattr(model.blocks[one], name).weight
+        return model
+
+    trained(ranks, make, strategy)
 
 
 @pytest.mark.parametrize(
