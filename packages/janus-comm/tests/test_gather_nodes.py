@@ -83,8 +83,15 @@ def test_gradients_do_not_depend_on_ranks_widths_sharing_and_strategy(ranks, wid
 
 @pytest.mark.parametrize(
     ("ranks", "replica", "strategy"),
-    [(2, 1, strategy) for strategy in STRATEGIES]
-    + [(*mesh, strategy) for mesh in ((1, 1), (3, 1), (4, 1), (4, 2), (3, 3)) for strategy in STRATEGIES[1:3]],
+    [
+        (1, 1, STRATEGIES[3]),
+        (2, 1, STRATEGIES[0]),
+        (2, 1, STRATEGIES[3]),
+        (3, 1, STRATEGIES[2]),
+        (4, 1, STRATEGIES[1]),
+        (4, 2, STRATEGIES[2]),
+        (3, 3, STRATEGIES[1]),
+    ],
 )
 def test_five_steps_of_adamw_are_those_of_one_process(ranks, replica, strategy):
     trained(ranks, lambda: potential(4, (None,) * 12), strategy, steps=5, replica=replica)
@@ -167,7 +174,7 @@ def test_gradients_accumulate_over_evaluations():
 @pytest.mark.parametrize("blocks", [12, 24])
 def test_gathered_again_at_most_two_buckets_are_there(blocks):
     # Wide blocks, so that what belongs to none of them is a small part of one.
-    for peak, sizes, _ in trained(2, lambda: potential(24, (96,) * blocks), {"regather": True}):
+    for peak, sizes, _ in trained(2, lambda: potential(16, (96,) * blocks), {"regather": True}):
         assert peak <= 2.1 * max(sizes)
 
 

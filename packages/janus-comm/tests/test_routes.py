@@ -170,7 +170,7 @@ def peak_bytes(step):
 
 def test_memory_of_a_checkpointed_tangent_step_does_not_grow_with_depth():
     # Many edges an atom: what goes into a block, a row an atom, is small beside what is inside.
-    example, peaks = structure(40, 9), []
+    example, peaks = structure(30, 9), []
     for blocks in (4, 16):
         model = potential(8, (None,) * blocks)
         for block in model.blocks:
