@@ -11,6 +11,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "test", "integration", "docs"]
 
 PACKAGES = ("janus-comm", "janus-moe", "janus-graph", "matris-model", "janus-train")
+ON_TWO_PROCESSES = ("janus-graph", "matris-model")
+"""Packages with many tests that start no processes of their own: two at a time, with one thread each."""
 ALL_EDITABLE = tuple(part for name in PACKAGES for part in ("-e", f"packages/{name}"))
 
 
@@ -48,8 +50,11 @@ def test(session: nox.Session, package: str) -> None:
     """The tests of one package, with nothing installed but what that package declares."""
     group = f"packages/{package}/pyproject.toml:test"
     _install(session, "--exact", "-e", f"packages/{package}", "--group", group)
+    workers, environment = (), _environment()
+    if package in ON_TWO_PROCESSES:
+        workers, environment = ("-n", "2"), environment | {"OMP_NUM_THREADS": "1"}
     with session.chdir(f"packages/{package}"):
-        session.run("pytest", *session.posargs, env=_environment())
+        session.run("pytest", *workers, *session.posargs, env=environment)
 
 
 @nox.session
