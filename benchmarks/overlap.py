@@ -144,8 +144,7 @@ def main() -> None:
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
     shown = {name: found[name] for name in ("seconds", "under_way", "waited")}
     print(json.dumps({"setting": vars(arguments) | {"plot": None}, "machine": machine, **shown}, indent=1))
-    print(f"{found['waited'] / found['seconds']:.1%} of the step is spent waiting for ranks; collectives are under way "
-          f"beside computation for {found['under_way'] / found['seconds']:.1%} of it")  # fmt: skip
+    print(f"{found['waited'] / found['seconds']:.1%} of the step is spent waiting for other ranks")
     if arguments.plot:
         plot(found, arguments.plot)
 
