@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from janus_comm.chain import connect
 from janus_comm.tangent_rules import MissingDerivative
-from janus_comm.tangents import as_tuple, no_phases, with_tangents
+from janus_comm.tangents import as_tuple, with_tangents
 
 Potential: TypeAlias = Callable[..., "Tensor | Sequence[Tensor]"]
 """Inputs (positions, strains) in, energies out; or several tensors, the first of them energies."""
@@ -37,6 +37,11 @@ Loss: TypeAlias = Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], Tensor]
 
 Phases: TypeAlias = Callable[[str], AbstractContextManager[None]]
 """Entered with the name of each phase of a step: ``forward``, ``inner``, ``tangent`` on that route, ``outer``."""
+
+
+def no_phases(name: str) -> AbstractContextManager[None]:
+    """Nobody wants to know which phase of a step it is."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +68,8 @@ def by_double_backward(
 
     Raises MissingDerivative when an operation of the model has no second derivative.
     """
-    leaves = tuple(value.detach().requires_grad_() for value in inputs)
     with _naming_operations():
-        with phases("forward"):
-            outputs = as_tuple(potential(*leaves))
-            energies = connect(outputs[0], *leaves)
+        leaves, outputs, energies = _forward(potential, inputs, phases)
         with phases("inner"):
             # A seed that hangs on the energies: its zero gradient reaches them behind all of the inner pass's.
             seed = connect(torch.ones_like(energies), energies)
@@ -75,7 +77,7 @@ def by_double_backward(
         with phases("outer"):
             value = loss((energies, *outputs[1:]), gradients)
             connect(value, energies, *gradients).backward()  # through the inner pass, whatever the loss is of
-    return _detached(value, outputs, gradients)
+    return Evaluated(value.detach(), _detached(outputs), _detached(gradients))
 
 
 def by_tangent(
@@ -88,22 +90,16 @@ def by_tangent(
 
     Raises MissingDerivative when an operation of the model has no forward derivative.
     """
-    leaves = tuple(value.detach().requires_grad_() for value in inputs)
     with _naming_operations():
-        with phases("forward"):
-            outputs = as_tuple(potential(*leaves))
-            energies = connect(outputs[0], *leaves)
-        with phases("inner"):
-            gradients = torch.autograd.grad(energies, leaves, torch.ones_like(energies))
+        outputs, gradients = _force_pass(potential, inputs, phases)
         held = [value.detach().requires_grad_() for value in (*outputs, *gradients)]
         value = loss(tuple(held[: len(outputs)]), tuple(held[len(outputs) :]))
         connect(value, *held).backward()
         cotangents = [_gradient(tensor) for tensor in held]
-        seen = _detached(value, outputs, gradients)
-        del outputs, energies, gradients  # the force pass's graph, before the next one is made
+        seen = Evaluated(value.detach(), outputs, gradients)
         with phases("tangent"):
-            directions = cotangents[len(seen.outputs) :]
-            outputs, tangents = with_tangents(potential, [leaf.detach() for leaf in leaves], directions)
+            directions = cotangents[len(outputs) :]
+            outputs, tangents = with_tangents(potential, [given.detach() for given in inputs], directions)
         with phases("outer"):
             total = tangents[0].sum()
             for output, cotangent in zip(outputs, cotangents, strict=False):
@@ -121,14 +117,27 @@ def evaluate(
     For validation and simulation; parameters get no gradient. The phases are those of a step, without ``outer``, inside
     one that is called ``evaluation``.
     """
-    leaves = tuple(value.detach().requires_grad_() for value in inputs)
     with phases("evaluation"):
-        with phases("forward"):
-            outputs = as_tuple(potential(*leaves))
-            energies = connect(outputs[0], *leaves)
-        with phases("inner"):
-            gradients = torch.autograd.grad(energies, leaves, torch.ones_like(energies))
-    return tuple(each.detach() for each in outputs), gradients
+        return _force_pass(potential, inputs, phases)
+
+
+def _force_pass(
+    potential: Potential, inputs: Sequence[Tensor], phases: Phases
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    leaves, outputs, energies = _forward(potential, inputs, phases)
+    with phases("inner"):
+        gradients = torch.autograd.grad(energies, leaves, torch.ones_like(energies))
+    return _detached(outputs), gradients
+
+
+def _forward(
+    potential: Potential, inputs: Sequence[Tensor], phases: Phases
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    """The inputs as leaves, what the potential gives, and its energies as a function of all leaves."""
+    leaves = tuple(value.detach().requires_grad_() for value in inputs)
+    with phases("forward"):
+        outputs = as_tuple(potential(*leaves))
+        return leaves, outputs, connect(outputs[0], *leaves)
 
 
 def _gradient(tensor: Tensor) -> Tensor:
@@ -136,10 +145,8 @@ def _gradient(tensor: Tensor) -> Tensor:
     return tensor.grad
 
 
-def _detached(loss: Tensor, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Evaluated:
-    return Evaluated(
-        loss.detach(), tuple(each.detach() for each in outputs), tuple(each.detach() for each in gradients)
-    )
+def _detached(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(each.detach() for each in tensors)
 
 
 _UNKNOWN_DERIVATIVE = re.compile(r"derivative for '?(?P<operation>[\w:]+)'? is not implemented")
@@ -154,10 +161,7 @@ def _naming_operations() -> Iterator[None]:
     except RuntimeError as error:
         told = str(error)
         if found := _UNKNOWN_DERIVATIVE.search(told):
-            operation, advice = (
-                found["operation"],
-                "index_add for segment_reduce, a norm for cdist",
-            )
+            operation, advice = found["operation"], "index_add for segment_reduce, a norm for cdist"
         elif _ONCE_ONLY in told:
             operation, advice = "an autograd.Function marked @once_differentiable", "or take the tangent route"
         elif _NO_JVP in told:

@@ -9,7 +9,7 @@ again inside and behind the block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -184,8 +184,3 @@ def with_tangents(
 def as_tuple(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """One tensor or several as a tuple."""
     return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-def no_phases(name: str) -> AbstractContextManager[None]:
-    """Nobody wants to know which phase of a step it is."""
-    return nullcontext()
