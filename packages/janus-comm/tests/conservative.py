@@ -84,6 +84,19 @@ def potential(width: int = 6, hiddens: tuple[int | None, ...] = (None, None, Non
         return Potential(width, hiddens).double()
 
 
+def initialize(module):
+    """Fills a block; and what a potential has beside its blocks."""
+    parts = [module] if isinstance(module, Block) else [module.readout]
+    for part in parts:
+        for submodule in part.modules():
+            if hasattr(submodule, "reset_parameters"):
+                submodule.reset_parameters()
+        if isinstance(part, Block):
+            part.scale.fill_(0.5)
+    if isinstance(module, Potential):
+        nn.init.normal_(module.embedding)
+
+
 def loss_of(given: Structure):
     """Of energies, forces and the other outputs; none of them enters linearly alone."""
 

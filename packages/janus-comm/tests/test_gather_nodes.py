@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from conservative import Block, Potential, loss_of, potential, relative_difference, structure
+from conservative import Potential, initialize, loss_of, potential, relative_difference, structure
 from janus_comm import (
     Accounting,
     Counted,
@@ -251,19 +251,6 @@ def test_training_goes_on_after_an_evaluation_and_after_an_error():
         return worst_difference(gradients, expected, world.rank, 2)
 
     assert max(run_rank_threads(2, on_rank)) < TOLERANCE
-
-
-def initialize(module):
-    """Fills a block; and what a potential has beside its blocks."""
-    parts = [module] if isinstance(module, Block) else [module.readout]
-    for part in parts:
-        for submodule in part.modules():
-            if hasattr(submodule, "reset_parameters"):
-                submodule.reset_parameters()
-        if isinstance(part, Block):
-            part.scale.fill_(0.5)
-    if isinstance(module, Potential):
-        nn.init.normal_(module.embedding)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 
-from conservative import Block, Potential, loss_of, potential, relative_difference, structure
+from conservative import Potential, initialize, loss_of, potential, relative_difference, structure
 from janus_comm import by_double_backward, by_tangent, evaluate, make_mesh
 from janus_comm.sharding import GatherNodes, Start, StockShards, as_dtensors, make_device_mesh
 from janus_comm.testing import run_rank_processes
@@ -201,18 +200,6 @@ def test_moving_means_see_shards_only():
         return worst_difference(local(mean), wanted, world.rank, world.size)
 
     assert max(run_rank_processes(2, on_rank)) < TOLERANCE
-
-
-def initialize(module):
-    blocks = [module] if isinstance(module, Block) else [module.readout]
-    for part in blocks:
-        for submodule in part.modules():
-            if hasattr(submodule, "reset_parameters"):
-                submodule.reset_parameters()
-        if isinstance(part, Block):
-            part.scale.fill_(0.5)
-    if isinstance(module, Potential):
-        nn.init.normal_(module.embedding)
 
 
 def test_a_model_made_on_the_meta_device_starts_alike_on_any_ranks_and_either_way():

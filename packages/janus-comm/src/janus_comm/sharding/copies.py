@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,12 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Copies(TorchDispatchMode):
-    """Watches one forward pass for copies of weights that autograd keeps: their memory would stay, bucket by bucket."""
+    """Watches one forward pass for copies of weights that autograd keeps: their memory would stay, bucket by bucket.
 
-    def __init__(self, by_storage: dict[int, int]) -> None:
+    Args:
+        names: of the buckets, by what the storage of their weights is known by.
+    """
+
+    def __init__(self, names: dict[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._by_storage = by_storage
-        self._found: dict[int, tuple[int, Tensor, torch.dtype]] = {}
+        self._names = names
+        self._found: dict[int, tuple[str, Tensor, torch.dtype]] = {}
         self.checked = False
 
     def __exit__(self, *details: Any) -> None:
@@ -30,17 +33,17 @@ class Copies(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default):
-            index = self._by_storage.get(args[0].untyped_storage()._cdata)
-            if index is not None:
-                self._found[result.untyped_storage()._cdata] = index, result, args[0].dtype
+            name = self._names.get(args[0].untyped_storage()._cdata)
+            if name is not None:
+                self._found[result.untyped_storage()._cdata] = name, result, args[0].dtype
         return result
 
-    def kept(self, storage: int, names: Sequence[str]) -> None:
+    def kept(self, storage: int) -> None:
         """Autograd keeps something with this storage."""
         if storage not in self._found:
             return
-        index, copy, dtype = self._found.pop(storage)
-        told = f"{names[index]} keeps a copy of a weight of shape {list(copy.shape)} for its derivatives"
+        name, copy, dtype = self._found.pop(storage)
+        told = f"{name} keeps a copy of a weight of shape {list(copy.shape)} for its derivatives"
         if copy.dtype != dtype:
             raise RuntimeError(
                 f"{told}, cast from {dtype} to {copy.dtype}: memory that sharding cannot give back; "

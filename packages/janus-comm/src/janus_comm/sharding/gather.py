@@ -83,7 +83,7 @@ class GatherNodes:
         self._by_storage = {bucket.storage: index for index, bucket in enumerate(self.buckets)}
         self._rest = len(blocks)
         self._visits: list[int] = []
-        self._copies = Copies(self._by_storage)
+        self._copies = Copies({bucket.storage: bucket.name for bucket in self.buckets})
         self._step = _Step()
         for index, module in enumerate([*blocks, model]):
             self._surround(module, index, checkpoint and module is not model)
@@ -277,7 +277,7 @@ class GatherNodes:
         index = self._by_storage.get(storage)
         if index is not None:
             return _Kept(index, tensor)
-        self._copies.kept(storage, [bucket.name for bucket in self.buckets])
+        self._copies.kept(storage)
         return tensor
 
     def _unpack(self, kept: Tensor | _Kept) -> Tensor:
