@@ -94,9 +94,7 @@ class _Product(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        rows, weights, ctx.ends, ctx.counts = inputs
-        ctx.save_for_backward(rows, weights)
-        ctx.save_for_forward(rows, weights)
+        _keep_factors(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -107,11 +105,7 @@ class _Product(Function):
 
     @staticmethod
     def jvp(ctx: Any, rows_tangent: Tensor | None, weights_tangent: Tensor | None, *_: None) -> Tensor:
-        rows, weights = ctx.saved_tensors
-        return _sum_of(
-            None if rows_tangent is None else _Product.apply(rows_tangent, weights, ctx.ends, ctx.counts),
-            None if weights_tangent is None else _Product.apply(rows, weights_tangent, ctx.ends, ctx.counts),
-        )
+        return _product_rule(_Product, ctx, rows_tangent, weights_tangent)
 
 
 class _OuterProduct(Function):
@@ -144,9 +138,7 @@ class _OuterProduct(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        left, right, ctx.ends, ctx.counts = inputs
-        ctx.save_for_backward(left, right)
-        ctx.save_for_forward(left, right)
+        _keep_factors(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -157,18 +149,22 @@ class _OuterProduct(Function):
 
     @staticmethod
     def jvp(ctx: Any, left_tangent: Tensor | None, right_tangent: Tensor | None, *_: None) -> Tensor:
-        left, right = ctx.saved_tensors
-        return _sum_of(
-            None if left_tangent is None else _OuterProduct.apply(left_tangent, right, ctx.ends, ctx.counts),
-            None if right_tangent is None else _OuterProduct.apply(left, right_tangent, ctx.ends, ctx.counts),
-        )
+        return _product_rule(_OuterProduct, ctx, left_tangent, right_tangent)
 
 
-def _sum_of(first: Tensor | None, second: Tensor | None) -> Tensor:
-    if first is None:
-        assert second is not None
-        return second
-    return first if second is None else first + second
+def _keep_factors(ctx: Any, inputs: Any) -> None:
+    first, second, ctx.ends, ctx.counts = inputs
+    ctx.save_for_backward(first, second)
+    ctx.save_for_forward(first, second)
+
+
+def _product_rule(product: type[Function], ctx: Any, along_first: Tensor | None, along_second: Tensor | None) -> Tensor:
+    """The forward derivative of a product of two factors, of which one at least moves."""
+    first, second = ctx.saved_tensors
+    terms = [] if along_first is None else [product.apply(along_first, second, ctx.ends, ctx.counts)]
+    if along_second is not None:
+        terms.append(product.apply(first, along_second, ctx.ends, ctx.counts))
+    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
 @triton.jit
