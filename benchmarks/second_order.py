@@ -27,13 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from janus_comm import Communicator, Mesh, by_double_backward, by_tangent, carry_tangents, make_mesh
 from janus_comm.sharding import GatherNodes, StockShards, make_device_mesh
 from janus_comm.testing import run_rank_processes
+from janus_comm.testing.measure import ProductFlops, peak_bytes
 
 CUTOFF, RADIAL = 6.0, 16
 Step = Callable[[], object]
@@ -99,18 +97,15 @@ def example(atoms: int, seed: int) -> Example:
     return Example(positions, (species, centre, neighbour), torch.randn(atoms, 3, generator=generator))
 
 
-class Counter(TorchDispatchMode):
+class Counter(ProductFlops):
     """Operations of products, and bytes that c10d's collectives send."""
 
     def __init__(self, ranks: int) -> None:
         super().__init__()
-        self.ranks, self.flops, self.sent = ranks, 0, 0
+        self.ranks, self.sent = ranks, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        result = super().__torch_dispatch__(func, types, args, kwargs)
         if func.namespace == "c10d":
             self.sent += _bytes_sent(func._overloadpacket.__name__, args, self.ranks)
         return result
@@ -254,18 +249,6 @@ WAYS: dict[str, Callable[[Setting], Step]] = {
     "backward, replicated, compiled": compiled_inner,
     "tangent, replicated, compiled": compiled_tangent,
 }
-
-
-def peak_bytes(step: Step) -> int:
-    """Most that a step holds at a time, over what was there before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
 
 
 def measure(world: Communicator, arguments: argparse.Namespace, way: str) -> dict[str, Any]:

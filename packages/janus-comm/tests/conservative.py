@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 CUTOFF = 4.0
 
@@ -107,21 +105,6 @@ def loss_of(given: Structure):
         return energies.square().sum() + of_forces + 0.3 * (others - 0.1).square().sum()
 
     return loss
-
-
-class Flops(TorchDispatchMode):
-    """Floating point operations of products."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:

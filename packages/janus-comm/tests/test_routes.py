@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
-from conservative import Flops, Structure, loss_of, potential, relative_difference, structure
+from conservative import Structure, loss_of, potential, relative_difference, structure
 from janus_comm import MissingDerivative, by_double_backward, by_tangent, carry_tangents, evaluate
 from janus_comm.tangents import in_tangent_level, tangent_level
+from janus_comm.testing.measure import ProductFlops, peak_bytes
 
 TOLERANCE = 1e-11
 
@@ -149,23 +149,11 @@ def test_a_step_costs_no_product_more_than_its_derivatives_have(route, checkpoin
     example, model = structure(12, 5), potential(8, (None,) * 6)
     for block in model.blocks:
         carry_tangents(block, checkpoint)
-    with Flops() as forward, torch.no_grad():
+    with ProductFlops() as forward, torch.no_grad():
         model(example.positions, example)
-    with Flops() as step:
+    with ProductFlops() as step:
         gradients_by(route, model, example)
-    assert step.total / forward.total <= most
-
-
-def peak_bytes(step):
-    """Most that torch holds at a time during a step, over what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+    assert step.flops / forward.flops <= most
 
 
 def test_memory_of_a_checkpointed_tangent_step_does_not_grow_with_depth():
