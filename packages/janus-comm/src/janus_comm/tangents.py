@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils.checkpoint import checkpoint as recompute
+from torch.utils.checkpoint import checkpoint as checkpointed
 
 from janus_comm.structures import apart, fill
 from janus_comm.tangent_rules import TangentRules, tangent_of, value_of
@@ -76,7 +76,7 @@ def carry_tangents(block: nn.Module, checkpoint: bool = False) -> None:
     Args:
         block: a module that is called with tensors, or tuples, lists, dicts and dataclasses of them.
         checkpoint: keep only what goes in, values and tangents, and compute what is inside again when a derivative
-            needs it.
+            needs it. The block must not draw random numbers then.
     """
     forward = block.forward
 
@@ -92,7 +92,7 @@ def carry_tangents(block: nn.Module, checkpoint: bool = False) -> None:
         again = checkpoint and torch.is_grad_enabled()
         if args and isinstance(args[0], _Structure):
             return _computed_again(on_pairs, args) if again else on_pairs(*args)
-        return recompute(forward, *args, use_reentrant=False, **kwargs) if again else forward(*args, **kwargs)
+        return recompute_block(forward, *args, **kwargs) if again else forward(*args, **kwargs)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         return (_values_and_tangents((args, kwargs)), {}) if in_tangent_level() else None
@@ -104,6 +104,15 @@ def carry_tangents(block: nn.Module, checkpoint: bool = False) -> None:
     block.forward = run
     block.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
     block.register_forward_hook(after)
+
+
+def recompute_block(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What the function gives; only what goes in is kept, and it is computed again when a derivative needs it.
+
+    torch's random numbers are left alone, as energies are no matter of chance: setting them back would lock their
+    generator, which is the process's, against Python's own lock, and ranks that are threads would wait for each other.
+    """
+    return checkpointed(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 def _computed_again(function: Callable[..., _Pairs], pairs: _Pairs) -> _Pairs:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint as recompute
 
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh
@@ -29,6 +28,7 @@ from janus_comm.sharding.copies import Copies
 from janus_comm.sharding.initialize import Start
 from janus_comm.sharding.layout import without_repeats
 from janus_comm.sharding.reduction import Reduction
+from janus_comm.tangents import recompute_block
 
 
 class GatherNodes:
@@ -51,6 +51,7 @@ class GatherNodes:
         regather: give a block's weights back after each pass and gather them again for the next: at most two blocks'
             weights are there at a time. Otherwise they stay until their gradient is reduced.
         checkpoint: keep only what goes into a block, and compute what is inside again when a derivative needs it.
+            Blocks must not draw random numbers then.
         dtype: what blocks compute in; None for the parameters' own.
         start: how a model on the meta device gets its values.
         presented: the form in which modules hold their rows: tensors, or DTensors (`as_dtensors`).
@@ -256,7 +257,7 @@ class GatherNodes:
             if checkpoint and torch.is_grad_enabled():
                 everything = self._weights(self._rest)
                 borrowed = [everything[place] for place, _ in lent]
-                return recompute(computed, weights, borrowed, *args, use_reentrant=False, **kwargs)
+                return recompute_block(computed, weights, borrowed, *args, **kwargs)
             return computed(weights, [module._parameters[name] for _, (module, name) in lent], *args, **kwargs)
 
         module.forward = run
