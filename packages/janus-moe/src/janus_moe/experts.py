@@ -16,6 +16,7 @@ from torch.nn.functional import silu
 from janus_moe.fusion import TensorFunction
 from janus_moe.groups import ElementGroups
 from janus_moe.products import GroupedProduct
+from janus_moe.routing import Router
 
 
 def gated_silu(gate_up: Float[Tensor, "rows hidden2"]) -> Float[Tensor, "rows hidden"]:
@@ -77,16 +78,16 @@ class SwiGLUExperts(nn.Module):
         self,
         rows: Float[Tensor, "rows width"],
         groups: ElementGroups,
-        selected: Int64[Tensor, "present top_k"],
-        gates: Float[Tensor, "present top_k"],
+        router: Router,
         product: GroupedProduct,
         activation: TensorFunction = gated_silu,
     ) -> Float[Tensor, "rows width"]:
-        """`Σ_k gates[g, k] · expert_{selected[g, k]}(row)` for every row of every group g.
+        """`Σ_k gates[g, k] · expert_{selected[g, k]}(row)` for every row of every group g, as the router says.
 
         Only weights of selected experts are read.
         """
-        gate_up, down = self.wide_weights(selected, gates)
+        selected, gates = router(groups.elements)
+        gate_up, down = self.wide_weights(selected, gates.to(rows.dtype))
         return product(activation(product(rows, gate_up, groups)), down, groups)
 
     def wide_weights(

@@ -16,11 +16,13 @@ class ElementGroups:
     """A plan for rows that are sorted by element: each element that is present owns one contiguous slice.
 
     Attributes:
-        elements: atomic numbers that have rows, ascending.
+        atomic_numbers: elements that have rows, ascending, as host integers.
+        elements: the same where the rows are.
         ends: one past the last row of each element (what grouped products ask for).
         counts: rows of each element, as host integers.
     """
 
+    atomic_numbers: tuple[int, ...]
     elements: Int64[Tensor, "present"]
     ends: Int32[Tensor, "present"]
     counts: tuple[int, ...]
@@ -47,6 +49,7 @@ def group_rows(
         raise ValueError(f"row counts cannot be negative: {list(counts)}")
     present = [(z, count) for z, count in zip(atomic_numbers, counts, strict=True) if count > 0]
     return ElementGroups(
+        atomic_numbers=tuple(z for z, _ in present),
         elements=torch.tensor([z for z, _ in present], dtype=torch.int64, device=device),
         ends=torch.tensor(list(accumulate(count for _, count in present)), dtype=torch.int32, device=device),
         counts=tuple(count for _, count in present),

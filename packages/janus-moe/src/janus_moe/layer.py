@@ -52,6 +52,4 @@ class MoELayer(nn.Module):
         """
         if groups.rows != rows.shape[0]:
             raise ValueError(f"{rows.shape[0]} rows but groups for {groups.rows}; group the rows of this batch")
-        selected, gates = self.router(groups.elements)
-        routed = self.experts(rows, groups, selected, gates.to(rows.dtype), self.product, self.activation)
-        return self.shared(rows) + routed
+        return self.shared(rows) + self.experts(rows, groups, self.router, self.product, self.activation)

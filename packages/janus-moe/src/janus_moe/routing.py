@@ -6,6 +6,8 @@ surface stays smooth; and the load of every expert is a sum of integers that the
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -52,6 +54,16 @@ def initial_selection(experts: int, top_k: int) -> Int64[Tensor, "elements top_k
         # Every second window begins where the one before last ended, so both halves of them tile the ring evenly.
         selection[z] = (place * top_k // 2 + window) % experts
     return selection
+
+
+class Router(Protocol):
+    """The experts of elements, and their weights in the mix."""
+
+    def __call__(
+        self, elements: Int64[Tensor, "present"]
+    ) -> tuple[Int64[Tensor, "present top_k"], Float[Tensor, "present top_k"]]:
+        """The experts of each element and their weights, which sum to one."""
+        ...
 
 
 class ElementRouter(nn.Module):
