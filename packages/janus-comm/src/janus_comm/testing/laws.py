@@ -183,10 +183,11 @@ def _require(holds: bool, law: str) -> None:
         raise AssertionError(law)
 
 
-def _require_close(actual: Tensor, expected: Tensor, law: str) -> None:
+def _require_close(actual: Tensor, expected: Tensor, law: str, size: float = 0.0) -> None:
+    """`size` is that of the terms added up, where they may be larger than their sum."""
     _require(actual.shape == expected.shape, f"{law}: shape {list(actual.shape)} instead of {list(expected.shape)}")
     if expected.numel():
-        scale = max(1.0, float(expected.abs().max())) * max(1, expected.shape[0] if expected.dim() else 1)
+        scale = max(1.0, size, float(expected.abs().max())) * max(1, expected.shape[0] if expected.dim() else 1)
         error = float((actual - expected).abs().max())
         _require(
             error <= 64 * torch.finfo(torch.float64).eps * scale, f"{law}: off by {error:.2e} at scale {scale:.2e}"
@@ -286,7 +287,8 @@ def _check_adjoint(communicator: Communicator, case: _Case) -> None:
     (back,) = torch.autograd.grad(got, given, probe)
     forward = communicator.sum((got.detach() * probe).sum())
     backward = communicator.sum((given.detach() * back).sum())
-    _require_close(forward, backward, f"adjoint of {case.name}: <Ax, y> = <x, A*y>")
+    terms = communicator.sum((got.detach() * probe).abs().sum())
+    _require_close(forward, backward, f"adjoint of {case.name}: <Ax, y> = <x, A*y>", float(terms))
     full = case.own(case.matrix.T @ _random(sum(case.got), 2), case.given, rank)
     _require_close(back, full, f"adjoint of {case.name} is the transposed matrix")
 
