@@ -1,0 +1,199 @@
+"""Experts sharded over the ranks of a unit, computed where a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from janus_moe.dispatch import Dispatch, WideGroups, dispatch
+from janus_moe.experts import SwiGLUExperts, gated_silu
+from janus_moe.fusion import TensorFunction
+from janus_moe.groups import ElementGroups, group_rows
+from janus_moe.planner import ExpertPlan, slice_sizes
+from janus_moe.products import GroupedProduct
+from janus_moe.routing import Router
+
+
+class Exchange(Protocol):
+    """Send rows to other ranks and get theirs, differentiable any number of times: its adjoint brings cotangents back.
+
+    janus-comm has one for processes; on one rank, rows stay what they are.
+    """
+
+    def __call__(
+        self, rows: Shaped[Tensor, "sent *features"], send_counts: Sequence[int], receive_counts: Sequence[int]
+    ) -> Shaped[Tensor, "received *features"]:
+        """The rows that every rank meant for this one, in the order of the ranks."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGroups(ElementGroups):
+    """Rows grouped by element on one rank of a unit, and what the rank does with them in every layer.
+
+    Attributes:
+        dispatches: of every layer.
+        exchange: between the ranks of the unit.
+    """
+
+    dispatches: tuple[Dispatch, ...]
+    exchange: Exchange
+
+
+class UnitStep:
+    """One evaluation of a model whose experts are sharded over a unit: hands its layers their part of the plan.
+
+    Args:
+        plan: of all layers and ranks.
+        rank: this one.
+        exchange: between the ranks of the unit, for this evaluation.
+        device: where the rows are.
+    """
+
+    def __init__(self, plan: ExpertPlan, rank: int, exchange: Exchange, device: torch.device | str = "cpu") -> None:
+        self._dispatches = tuple(dispatch(plan, layer, rank, device) for layer in range(plan.layers))
+        self._exchange = exchange
+
+    def group_rows(
+        self, atomic_numbers: Sequence[int], counts: Sequence[int], device: torch.device | str = "cpu"
+    ) -> UnitGroups:
+        """`janus_moe.group_rows` for layers of sharded experts.
+
+        Raises:
+            ValueError: as there.
+        """
+        groups = group_rows(atomic_numbers, counts, device)
+        return UnitGroups(
+            groups.atomic_numbers, groups.elements, groups.ends, groups.counts, self._dispatches, self._exchange
+        )
+
+
+class ShardedExperts(nn.Module):
+    """`SwiGLUExperts` of which this rank stores a slice: some hidden units of every expert.
+
+    An expert is a sum over its hidden units, so slices are narrower experts; all of them together, restored where the
+    plan says, are the expert itself. Gradients return to the slices by the adjoint of the exchange.
+
+    Args:
+        experts: the whole ones, whose slice is copied.
+        layer: which layer of the plan this is.
+        rank: this one.
+        ranks: in the unit.
+
+    Attributes:
+        gate_up: first matrices, [experts, 2, slice, width]: gate, then up.
+        down: second matrices, [experts, slice, width].
+    """
+
+    def __init__(self, experts: SwiGLUExperts, layer: int, rank: int, ranks: int) -> None:
+        super().__init__()
+        self.layer, self.hidden = layer, experts.down.shape[1]
+        sizes = slice_sizes(self.hidden, ranks)
+        first = sum(sizes[:rank])
+        for name, whole, dim in (("gate_up", experts.gate_up, 2), ("down", experts.down, 1)):
+            part = whole.detach().narrow(dim, first, sizes[rank]).clone()
+            setattr(self, name, nn.Parameter(part, requires_grad=whole.requires_grad))
+
+    gate_up: nn.Parameter
+    down: nn.Parameter
+
+    def forward(
+        self,
+        rows: Float[Tensor, "rows width"],
+        groups: ElementGroups,
+        router: Router,
+        product: GroupedProduct,
+        activation: TensorFunction = gated_silu,
+    ) -> Float[Tensor, "rows width"]:
+        """What `SwiGLUExperts` gives for these rows, wherever it is computed.
+
+        Every rank of the unit calls this in the same layer, with no rows too.
+
+        Raises:
+            ValueError: groups that were not made by a `UnitStep`, or are not those that the plan was made for.
+        """
+        plan, exchange = self._part(groups)
+        units = exchange(self._slices(plan), *plan.slice_counts)
+        work = rows
+        if plan.moves:
+            received = exchange(rows.index_select(0, plan.sent), *plan.row_counts)
+            work = torch.cat([rows, received])
+        results = [self._compute(wide, work, units, router, product, activation) for wide in plan.wide]
+        # A rank that computes nothing has restored nothing: a sum of no units keeps the exchange in its history.
+        computed = torch.cat(results) if results else work.new_zeros(0, rows.shape[1]) + units.sum()
+        if plan.kept is None:
+            result = computed
+        else:
+            result = torch.zeros_like(rows).index_add(0, plan.kept_rows, computed.index_select(0, plan.kept))
+        if not plan.moves:
+            return result
+        back = exchange(computed.index_select(0, plan.results), *reversed(plan.row_counts))
+        if not plan.returned:
+            return result + back.sum()  # of no rows: zero, and the exchange in its history
+        for places, own in plan.returned:
+            result = result.index_add(0, own, back.index_select(0, places))
+        return result
+
+    def _part(self, groups: ElementGroups) -> tuple[Dispatch, Exchange]:
+        if not isinstance(groups, UnitGroups):
+            raise ValueError("these experts are sharded over a unit; group rows with UnitStep.group_rows")
+        if not self.layer < len(groups.dispatches):
+            raise ValueError(f"the plan has {len(groups.dispatches)} layers, but this is layer {self.layer}")
+        part = groups.dispatches[self.layer]
+        if part.counts != groups.counts:
+            raise ValueError(
+                f"layer {self.layer} is planned for {part.counts} rows of its elements on this rank, but got "
+                f"{groups.counts}; plan with the rows of this batch"
+            )
+        return part, groups.exchange
+
+    def _slices(self, plan: Dispatch) -> Float[Tensor, "units width3"]:
+        """This rank's hidden units of all experts that any rank restores: gate, up and down of each in one row."""
+        gate_up = self.gate_up.index_select(0, plan.slices).transpose(1, 2)
+        down = self.down.index_select(0, plan.slices).unsqueeze(2)
+        return torch.cat([gate_up, down], dim=2).flatten(0, 1).flatten(1)
+
+    def _compute(
+        self,
+        wide: WideGroups,
+        work: Float[Tensor, "work width"],
+        units: Float[Tensor, "units width3"],
+        router: Router,
+        product: GroupedProduct,
+        activation: TensorFunction,
+    ) -> Float[Tensor, "rows width"]:
+        """Results of groups that are computed by as many experts each: one wide MLP a group, as in `SwiGLUExperts`."""
+        rows = work if wide.rows is None else work.index_select(0, wide.rows)
+        gates = router(wide.groups.elements)[1].gather(1, wide.slots).to(rows.dtype)
+        present, slots = wide.slots.shape
+        weights = units.index_select(0, wide.units).view(present, slots * self.hidden, 3, rows.shape[1])
+        gate_up = weights[:, :, :2].transpose(1, 2).flatten(1, 2).transpose(1, 2)
+        down = weights[:, :, 2] * gates.repeat_interleave(self.hidden, dim=1)[:, :, None]
+        return product(activation(product(rows, gate_up, wide.groups)), down, wide.groups)
+
+
+def shard_experts(model: nn.Module, rank: int, ranks: int) -> list[ShardedExperts]:
+    """Replaces the experts of every layer of a model by this rank's slices, and gives them in the order of the plan.
+
+    Nothing else of the model changes; its other parameters are whole on every rank, and their gradients are this rank's
+    part of a sum.
+
+    Raises:
+        ValueError: no such rank.
+    """
+    if not 0 <= rank < ranks:
+        raise ValueError(f"rank {rank} of {ranks} ranks; ranks are 0 to {ranks - 1}")
+    names = [name for name, module in model.named_modules() if isinstance(module, SwiGLUExperts)]
+    sharded = []
+    for layer, name in enumerate(names):
+        owner, _, attribute = name.rpartition(".")
+        experts = model.get_submodule(name)
+        assert isinstance(experts, SwiGLUExperts)
+        sharded.append(ShardedExperts(experts, layer, rank, ranks))
+        setattr(model.get_submodule(owner), attribute, sharded[-1])
+    return sharded
