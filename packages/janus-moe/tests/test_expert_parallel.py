@@ -49,13 +49,13 @@ def rank_rows(case, plan, rank):
     return torch.randn(sum(counts), case.width, generator=generator, dtype=torch.float64), counts
 
 
-def results(rows, out, parameters):
-    """Values, an inner gradient, and the outer gradient of a loss of both: `rows` and `out` are lists over ranks."""
+def results(rows, out):
+    """Values and an inner gradient, after the backward pass of a loss of both; arguments are lists over ranks."""
     energy = torch.stack([(torch.sin(part) * (1 + torch.arange(part.shape[1]))).sum() for part in out]).sum()
     inner = torch.autograd.grad(energy, rows, create_graph=True)
     loss = energy**2 + torch.stack([torch.cos(part).sum() for part in inner]).sum()
-    outer = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return [part.detach() for part in out], [part.detach() for part in inner], outer
+    loss.backward()
+    return [part.detach() for part in out], [part.detach() for part in inner]
 
 
 def one_process(case, plan):
@@ -73,9 +73,8 @@ def one_process(case, plan):
         torch.cat([parts[element * plan.ranks + rank] for element in present]) if ordered else leaves[rank] * 0
         for rank in range(plan.ranks)
     ]
-    names = [name for name, _ in layer.named_parameters()]
-    values, inner, outer = results(leaves, out, list(layer.parameters()))
-    return dict(zip(names, outer, strict=True)), (values, inner)
+    values, inner = results(leaves, out)
+    return {name: parameter.grad for name, parameter in layer.named_parameters()}, (values, inner)
 
 
 def sharded(case, plan):
@@ -86,17 +85,21 @@ def sharded(case, plan):
         leaves.append(rank_rows(case, plan, rank)[0].requires_grad_())
 
     def run(rank, exchange):
-        groups = UnitStep(plan, rank, exchange).group_rows(plan.elements, plan.rows[0, rank].tolist())
-        return layers[rank](leaves[rank], groups)
+        step = UnitStep(plan, rank, exchange)
+        return step, layers[rank](leaves[rank], step.group_rows(plan.elements, plan.rows[0, rank].tolist()))
 
-    out = simulate_ranks(plan.ranks, run)
-    names = [name for name, _ in layers[0].named_parameters()]
-    parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    values, inner, flat = results(leaves, out, parameters)
+    steps, out = zip(*simulate_ranks(plan.ranks, run), strict=True)
+    values, inner = results(leaves, out)
+
+    def home(rank, exchange):
+        steps[rank].exchange = exchange
+        steps[rank].return_gradients([layers[rank].experts])
+
+    simulate_ranks(plan.ranks, home)
     outer = {}
-    for place, name in enumerate(names):
-        parts = [flat[rank * len(names) + place] for rank in range(plan.ranks)]
-        parts = [torch.zeros_like(layers[r].get_parameter(name)) if p is None else p for r, p in enumerate(parts)]
+    for name, _ in layers[0].named_parameters():
+        own = [layer.get_parameter(name) for layer in layers]
+        parts = [torch.zeros_like(part) if part.grad is None else part.grad for part in own]
         dim = {"experts.gate_up": 2, "experts.down": 1}.get(name)
         outer[name] = torch.stack(parts).sum(0) if dim is None else torch.cat(parts, dim)
     return outer, (values, inner)

@@ -41,6 +41,7 @@ class Dispatch:
     Attributes:
         counts: rows of each element that has some on this rank.
         slices: experts whose slices this rank sends, those for rank 0 first, its own among them.
+        shared: places of these and the experts they are of; an expert that n ranks restore is in the first n.
         slice_counts: hidden units that it sends to and receives from each rank.
         moves: whether any rank's rows go anywhere.
         sent: own rows that are computed elsewhere, those for rank 0 first.
@@ -55,6 +56,7 @@ class Dispatch:
 
     counts: tuple[int, ...]
     slices: Int64[Tensor, "slices"]
+    shared: tuple[tuple[Int64[Tensor, "some"], Int64[Tensor, "some"]], ...]
     slice_counts: tuple[tuple[int, ...], tuple[int, ...]]
     moves: bool
     sent: Int64[Tensor, "sent"]
@@ -87,12 +89,15 @@ def dispatch(plan: ExpertPlan, layer: int, rank: int, device: torch.device | str
     kept_rows = np.flatnonzero(result[:own] >= 0)
     kept = result[kept_rows]
 
+    slices = np.concatenate(experts)
+
     def tensor(values: Integers) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(device)
 
     return Dispatch(
         counts=tuple(rows[rank][rows[rank] > 0].tolist()),
-        slices=tensor(np.concatenate(experts)),
+        slices=tensor(slices),
+        shared=tuple((tensor(places), tensor(slices[places])) for places in _by_occurrence(slices)),
         slice_counts=(
             tuple(len(some) * int(plan.slices[rank]) for some in experts),
             tuple(len(experts[rank]) * int(size) for size in plan.slices),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from janus_moe.dispatch import Dispatch, WideGroups, dispatch
@@ -32,21 +32,12 @@ class Exchange(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class UnitGroups(ElementGroups):
-    """Rows grouped by element on one rank of a unit, and what the rank does with them in every layer.
-
-    Attributes:
-        dispatches: of every layer.
-        exchange: between the ranks of the unit.
-    """
-
-    dispatches: tuple[Dispatch, ...]
-    exchange: Exchange
-
-
 class UnitStep:
-    """One evaluation of a model whose experts are sharded over a unit: hands its layers their part of the plan.
+    """One evaluation of a model whose experts are sharded over a unit, and the way home of its gradients.
+
+    Layers group their rows with `group_rows`, restore experts and move rows as the plan says; after the backward pass,
+    every rank calls `return_gradients`. Weights do not travel in the backward pass itself: there, ranks reach a layer
+    at moments of their own, and the inner pass of a double backward would send gradients that nobody asked for.
 
     Args:
         plan: of all layers and ranks.
@@ -56,8 +47,9 @@ class UnitStep:
     """
 
     def __init__(self, plan: ExpertPlan, rank: int, exchange: Exchange, device: torch.device | str = "cpu") -> None:
-        self._dispatches = tuple(dispatch(plan, layer, rank, device) for layer in range(plan.layers))
-        self._exchange = exchange
+        self.exchange = exchange
+        self.dispatches = tuple(dispatch(plan, layer, rank, device) for layer in range(plan.layers))
+        self._restored: dict[int, Tensor] = {}
 
     def group_rows(
         self, atomic_numbers: Sequence[int], counts: Sequence[int], device: torch.device | str = "cpu"
@@ -68,16 +60,58 @@ class UnitStep:
             ValueError: as there.
         """
         groups = group_rows(atomic_numbers, counts, device)
-        return UnitGroups(
-            groups.atomic_numbers, groups.elements, groups.ends, groups.counts, self._dispatches, self._exchange
-        )
+        return UnitGroups(groups.atomic_numbers, groups.elements, groups.ends, groups.counts, self)
+
+    def restore(self, experts: ShardedExperts) -> Float[Tensor, "units width3"]:
+        """Hidden units of the experts that this rank computes in a layer: gate, up and down of each in one row.
+
+        They are the same tensor however often a layer is run in this evaluation, and a leaf that gathers its gradient.
+        """
+        if experts.layer not in self._restored:
+            part = self.dispatches[experts.layer]
+            with torch.no_grad():
+                units = self.exchange(experts.units_of(part.slices), *part.slice_counts)
+            trained = torch.is_grad_enabled() and experts.down.requires_grad
+            self._restored[experts.layer] = units.requires_grad_(trained)
+        return self._restored[experts.layer]
+
+    @torch.no_grad()
+    def return_gradients(self, layers: Sequence[ShardedExperts]) -> None:
+        """Adds the gradients of restored experts to those of the slices they came from, over all ranks of the unit.
+
+        Every rank calls this once after the backward pass, with the same layers in the same order, also where its own
+        experts have no gradient. The adjoint of the restoring carries them.
+
+        Raises:
+            ValueError: a layer that was not run in this evaluation.
+        """
+        for experts in layers:
+            if experts.layer not in self._restored:
+                raise ValueError(f"layer {experts.layer} has not been run in this step; return gradients of run layers")
+            if not experts.down.requires_grad:
+                continue
+            units, part = self._restored.pop(experts.layer), self.dispatches[experts.layer]
+            gradient = torch.zeros_like(units) if units.grad is None else units.grad
+            back = self.exchange(gradient, *reversed(part.slice_counts))
+            experts.add_gradient(back, part)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGroups(ElementGroups):
+    """Rows grouped by element on one rank of a unit.
+
+    Attributes:
+        step: the evaluation they belong to.
+    """
+
+    step: UnitStep
 
 
 class ShardedExperts(nn.Module):
     """`SwiGLUExperts` of which this rank stores a slice: some hidden units of every expert.
 
     An expert is a sum over its hidden units, so slices are narrower experts; all of them together, restored where the
-    plan says, are the expert itself. Gradients return to the slices by the adjoint of the exchange.
+    plan says, are the expert itself.
 
     Args:
         experts: the whole ones, whose slice is copied.
@@ -117,46 +151,58 @@ class ShardedExperts(nn.Module):
         Raises:
             ValueError: groups that were not made by a `UnitStep`, or are not those that the plan was made for.
         """
-        plan, exchange = self._part(groups)
-        units = exchange(self._slices(plan), *plan.slice_counts)
+        step = self._step(groups)
+        plan, units = step.dispatches[self.layer], step.restore(self)
         work = rows
         if plan.moves:
-            received = exchange(rows.index_select(0, plan.sent), *plan.row_counts)
+            received = step.exchange(rows.index_select(0, plan.sent), *plan.row_counts)
             work = torch.cat([rows, received])
         results = [self._compute(wide, work, units, router, product, activation) for wide in plan.wide]
-        # A rank that computes nothing has restored nothing: a sum of no units keeps the exchange in its history.
-        computed = torch.cat(results) if results else work.new_zeros(0, rows.shape[1]) + units.sum()
+        # With nothing to compute here, rows are a part of the result's history all the same.
+        computed = torch.cat(results) if results else work[:0] * 1.0
         if plan.kept is None:
             result = computed
         else:
             result = torch.zeros_like(rows).index_add(0, plan.kept_rows, computed.index_select(0, plan.kept))
         if not plan.moves:
             return result
-        back = exchange(computed.index_select(0, plan.results), *reversed(plan.row_counts))
+        back = step.exchange(computed.index_select(0, plan.results), *reversed(plan.row_counts))
         if not plan.returned:
             return result + back.sum()  # of no rows: zero, and the exchange in its history
         for places, own in plan.returned:
             result = result.index_add(0, own, back.index_select(0, places))
         return result
 
-    def _part(self, groups: ElementGroups) -> tuple[Dispatch, Exchange]:
+    def units_of(self, experts: Int64[Tensor, "some"]) -> Float[Tensor, "units width3"]:
+        """This rank's hidden units of some experts, expert by expert: gate, up and down of each unit in one row."""
+        gate_up = self.gate_up.index_select(0, experts).transpose(1, 2)
+        down = self.down.index_select(0, experts).unsqueeze(2)
+        return torch.cat([gate_up, down], dim=2).flatten(0, 1).flatten(1)
+
+    def add_gradient(self, units: Float[Tensor, "units width3"], plan: Dispatch) -> None:
+        """Adds gradients of the units that `units_of(plan.slices)` gave to those of the parameters."""
+        parts = units.view(len(plan.slices), self.down.shape[1], 3, self.down.shape[2])
+        for parameter, gradient in (
+            (self.gate_up, parts[:, :, :2].transpose(1, 2)),
+            (self.down, parts[:, :, 2]),
+        ):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            for places, experts in plan.shared:
+                parameter.grad.index_add_(0, experts, gradient.index_select(0, places))
+
+    def _step(self, groups: ElementGroups) -> UnitStep:
         if not isinstance(groups, UnitGroups):
             raise ValueError("these experts are sharded over a unit; group rows with UnitStep.group_rows")
-        if not self.layer < len(groups.dispatches):
-            raise ValueError(f"the plan has {len(groups.dispatches)} layers, but this is layer {self.layer}")
-        part = groups.dispatches[self.layer]
-        if part.counts != groups.counts:
+        dispatches = groups.step.dispatches
+        if not self.layer < len(dispatches):
+            raise ValueError(f"the plan has {len(dispatches)} layers, but this is layer {self.layer}")
+        if dispatches[self.layer].counts != groups.counts:
             raise ValueError(
-                f"layer {self.layer} is planned for {part.counts} rows of its elements on this rank, but got "
-                f"{groups.counts}; plan with the rows of this batch"
+                f"layer {self.layer} is planned for {dispatches[self.layer].counts} rows of its elements on this rank, "
+                f"but got {groups.counts}; plan with the rows of this batch"
             )
-        return part, groups.exchange
-
-    def _slices(self, plan: Dispatch) -> Float[Tensor, "units width3"]:
-        """This rank's hidden units of all experts that any rank restores: gate, up and down of each in one row."""
-        gate_up = self.gate_up.index_select(0, plan.slices).transpose(1, 2)
-        down = self.down.index_select(0, plan.slices).unsqueeze(2)
-        return torch.cat([gate_up, down], dim=2).flatten(0, 1).flatten(1)
+        return groups.step
 
     def _compute(
         self,

@@ -216,8 +216,7 @@ def line_up(rows, selection, pairs, stay, experts, slices, costs, computes):
     An expert is restored once, or wherever its part of the line is cut, and a row goes to one rank or two.
     """
     pair, row, unit, _ = costs
-    ranks, present = rows.shape
-    top_k = selection.shape[1]
+    ranks, top_k = rows.shape[0], selection.shape[1]
     restore = unit * (slices.sum() - slices.min())
     # A row goes to one rank or two, which costs both ends; its experts share that.
     each = pair + 3 * row // top_k
