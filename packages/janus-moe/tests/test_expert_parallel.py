@@ -205,3 +205,56 @@ def test_groups_without_a_plan_and_plans_for_other_rows_are_refused():
         layer(torch.zeros(3, 4), step.group_rows([8], [3]))
     with pytest.raises(ValueError, match="rank 2 of 2"):
         shard_experts(MoELayer(4, 3, 1, 2, 2), 2, 2)
+
+
+def one_rank(rows=3):
+    layer = MoELayer(4, 3, 2, 5, 2, loop_product)
+    table = np.zeros((1, 1, ELEMENTS), dtype=np.int64)
+    table[0, 0, 8] = rows
+    plan = weights_move(table, layer.router.selection.numpy()[None], 3, 5)
+    return layer, shard_experts(layer, 0, 1), lambda: UnitStep(plan, 0, lambda given, *_: given)
+
+
+def test_gradients_of_steps_add_up_and_each_goes_home_once():
+    layer, experts, make_step = one_rank()
+    rows, found = torch.randn(3, 4), []
+    for _ in range(2):
+        step = make_step()
+        layer(rows, step.group_rows([8], [3])).square().sum().backward()
+        step.return_gradients(experts)
+        found.append(experts[0].down.grad.clone())
+    torch.testing.assert_close(found[1], 2 * found[0])
+    with pytest.raises(ValueError, match="layer 0 has not been run in this step"):
+        step.return_gradients(experts)
+
+
+def test_a_layer_that_runs_twice_in_a_step_restores_once():
+    layer, experts, make_step = one_rank()
+    step, calls = make_step(), []
+    step.exchange = lambda given, *_: calls.append(len(given)) or given
+    rows = torch.randn(3, 4)
+    groups = step.group_rows([8], [3])
+    (layer(rows, groups).square().sum() + layer(2 * rows, groups).square().sum()).backward()
+    assert calls == [2 * 5]  # two experts of five hidden units; no row moves
+    step.return_gradients(experts)
+    twice = experts[0].down.grad
+    whole = torch.zeros_like(twice)
+    for factor in (1, 2):
+        experts[0].down.grad, step = None, make_step()
+        layer(factor * rows, step.group_rows([8], [3])).square().sum().backward()
+        step.return_gradients(experts)
+        whole += experts[0].down.grad
+    torch.testing.assert_close(twice, whole)
+
+
+def test_frozen_experts_and_evaluation_gather_no_gradient():
+    layer, experts, make_step = one_rank()
+    with torch.no_grad():
+        assert not layer(torch.randn(3, 4), make_step().group_rows([8], [3])).requires_grad
+    for parameter in experts[0].parameters():
+        parameter.requires_grad_(False)
+    step = make_step()
+    layer(torch.randn(3, 4), step.group_rows([8], [3])).sum().backward()
+    step.return_gradients(experts)
+    assert experts[0].down.grad is None
+    assert layer.router.logits.grad is not None

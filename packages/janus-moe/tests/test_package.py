@@ -17,7 +17,7 @@ def test_import_brings_in_no_other_package_of_the_workspace():
     program = (
         "import sys, janus_moe, janus_moe.testing\n"
         "known = ('janus_comm', 'janus_graph', 'janus_train', 'matris_model', 'ase', 'vesin', 'hypothesis', 'pytest',\n"
-        "         'triton')\n"
+        "         'triton', 'numba')\n"
         "print([name for name in known if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -70,10 +70,11 @@ class UnitStep:
         if experts.layer not in self._restored:
             part = self.dispatches[experts.layer]
             with torch.no_grad():
-                units = self.exchange(experts.units_of(part.slices), *part.slice_counts)
-            trained = torch.is_grad_enabled() and experts.down.requires_grad
-            self._restored[experts.layer] = units.requires_grad_(trained)
-        return self._restored[experts.layer]
+                self._restored[experts.layer] = self.exchange(experts.units_of(part.slices), *part.slice_counts)
+        units = self._restored[experts.layer]
+        if torch.is_grad_enabled() and experts.down.requires_grad:
+            units.requires_grad_()
+        return units
 
     @torch.no_grad()
     def return_gradients(self, layers: Sequence[ShardedExperts]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from janus_moe.expert_parallel import Exchange
+if TYPE_CHECKING:  # it would import numba
+    from janus_moe.expert_parallel import Exchange
 
 T = TypeVar("T")
 

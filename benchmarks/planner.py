@@ -1,0 +1,85 @@
+"""How long planning takes, and how even the ranks are: on element mixtures of oxides, molecules and alloys.
+
+    python benchmarks/planner.py [--ranks 8 64] [--atoms 600] [--presets S M L]
+
+Twelve layers whose routers have all parted, so that none is planned for another; nothing is remembered. Times are the
+median of repeated plans of one batch after the first, which compiles. Evenness is the slowest rank's modelled time over
+the mean, summed over layers of a step, for a rank of 30 TFLOP/s that sends 200 GB/s; beside it that of experts at fixed
+homes, for messages alone.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from janus_moe import initial_selection
+from janus_moe.cost import CostModel
+from janus_moe.planner import plan_experts, rows_move
+from janus_moe.testing import MIXTURES, rows_of_batch
+from matris_model import PRESETS
+
+
+def measure(mixture: str, preset: str, ranks: int, atoms: int, repeats: int) -> dict[str, Any]:
+    config = PRESETS[preset]
+    rows = np.stack(rows_of_batch(MIXTURES[mixture], ranks, atoms, 0) * config.blocks)
+    start = initial_selection(config.experts, config.top_k).numpy()
+    selection = np.stack([(start + 7 * layer) % config.experts for layer in range(len(rows))])
+    cost = CostModel.from_rates(
+        config.width,
+        config.expert_hidden,
+        flops_per_second=3e13,
+        bytes_per_second=2e11,
+        seconds_per_exchange=2e-5,
+    )
+    work = rows, selection, config.experts, config.expert_hidden
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        plan = plan_experts(*work, cost)
+        seconds.append(time.perf_counter() - began)
+    times, fixed = plan.times(cost), rows_move(*work).times(cost)
+    return {
+        "mixture": mixture,
+        "preset": preset,
+        "ranks": ranks,
+        "milliseconds": 1e3 * statistics.median(seconds[1:]),
+        "elements": len(plan.elements),
+        "max_over_mean": float(times.max(1).sum() / times.mean(1).sum()),
+        "max_over_mean_of_worst_layer": float((times.max(1) / times.mean(1)).max()),
+        "max_over_mean_at_fixed_homes": float(fixed[::2].max(1).sum() / fixed[::2].mean(1).sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--atoms", type=int, default=600, help="of each rank, about")
+    parser.add_argument("--presets", nargs="+", default=["S", "M", "L"], choices=PRESETS)
+    parser.add_argument("--repeats", type=int, default=20)
+    arguments = parser.parse_args()
+    results = [
+        measure(mixture, preset, ranks, arguments.atoms, arguments.repeats)
+        for ranks in arguments.ranks
+        for mixture in MIXTURES
+        for preset in arguments.presets
+    ]
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    print(json.dumps({"setting": vars(arguments), "machine": machine, "results": results}, indent=1))
+    print("\n| ranks | mixture | preset | ms to plan | slowest over mean | worst layer | at fixed homes |")
+    print("|---|---|---|---|---|---|---|")
+    for row in results:
+        print(
+            f"| {row['ranks']} | {row['mixture']}, {row['elements']} elements | {row['preset']} "
+            f"| {row['milliseconds']:.1f} | {row['max_over_mean']:.2f} | {row['max_over_mean_of_worst_layer']:.2f} "
+            f"| {row['max_over_mean_at_fixed_homes']:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
