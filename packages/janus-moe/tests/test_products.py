@@ -55,6 +55,18 @@ def test_weights_without_rows_get_zero_gradients_not_none():
     assert [tuple(gradient.shape) for gradient in gradients] == [(0, 4), (0, 4, 4)]
 
 
+@pytest.mark.parametrize("product", [loop_product, grouped_product])
+def test_plain_sums_of_values_and_of_gradients_can_be_differentiated(product):
+    rows, weights = torch.ones(3, 8, requires_grad=True), torch.ones(2, 8, 4, requires_grad=True)
+    value = product(rows, weights, group_rows([1, 8], [1, 2])).sum()
+    slopes = torch.autograd.grad(value, (rows, weights), create_graph=True)
+    assert torch.equal(slopes[0], torch.full((3, 8), 4.0))
+    assert torch.equal(slopes[1], torch.tensor([1.0, 2.0])[:, None, None].expand(2, 8, 4))
+    curvatures = torch.autograd.grad(slopes[0].sum() + slopes[1].sum(), (rows, weights))
+    assert torch.equal(curvatures[0], torch.full((3, 8), 4.0))
+    assert torch.equal(curvatures[1], torch.tensor([1.0, 2.0])[:, None, None].expand(2, 8, 4))
+
+
 def shifted_product(rows, weights, groups):
     return loop_product(rows, weights.roll(1, 0), groups)
 

@@ -17,6 +17,7 @@ from janus_moe.fusion import TensorFunction
 from janus_moe.groups import ElementGroups
 from janus_moe.products import GroupedProduct
 from janus_moe.routing import Router
+from janus_moe.weights import select_experts, select_scaled_experts
 
 
 def gated_silu(gate_up: Float[Tensor, "rows hidden2"]) -> Float[Tensor, "rows hidden"]:
@@ -88,16 +89,20 @@ class SwiGLUExperts(nn.Module):
         """
         selected, gates = router(groups.elements)
         gate_up, down = self.wide_weights(selected, gates.to(rows.dtype))
-        return product(activation(product(rows, gate_up, groups)), down, groups)
+        top_k, hidden = selected.shape[1], self.down.shape[1]
+        # The activation sees the experts of a row one below the other, so the store's own order of columns will do.
+        inner = product(rows, gate_up, groups).reshape(-1, 2 * hidden)
+        return product(activation(inner).reshape(-1, top_k * hidden), down, groups)
 
     def wide_weights(
         self, selected: Int64[Tensor, "present top_k"], gates: Float[Tensor, "present top_k"]
     ) -> tuple[Float[Tensor, "present width wide2"], Float[Tensor, "present wide width"]]:
-        """Matrices of one wide MLP per group: K experts side by side, their outputs scaled by the gates."""
-        present, top_k = selected.shape
+        """Matrices of one wide MLP per group: K experts side by side, their outputs scaled by the gates.
+
+        The columns of the first are gate and up of one expert, then of the next.
+        """
+        (present, top_k), (hidden, width) = selected.shape, self.down.shape[1:]
         flat = selected.flatten()
-        gate_up = self.gate_up.index_select(0, flat).unflatten(0, (present, top_k))
-        wide_gate_up = gate_up.transpose(1, 2).flatten(1, 3).transpose(1, 2)
-        down = self.down.index_select(0, flat).unflatten(0, (present, top_k))
-        wide_down = (down * gates[:, :, None, None]).flatten(1, 2)
-        return wide_gate_up, wide_down
+        gate_up = select_experts(self.gate_up, flat).reshape(present, top_k * 2 * hidden, width)
+        down = select_scaled_experts(self.down, flat, gates.flatten()).reshape(present, top_k * hidden, width)
+        return gate_up.transpose(1, 2), down

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn.functional import grouped_mm
 
 from janus_moe.groups import ElementGroups
@@ -33,7 +34,7 @@ def loop_product(rows: Tensor, weights: Tensor, groups: ElementGroups) -> Tensor
 def grouped_product(rows: Tensor, weights: Tensor, groups: ElementGroups) -> Tensor:
     """One grouped matrix product where torch has it for the dtype and shape, the loop elsewhere."""
     if groups.counts and _fits_grouped_mm(rows, weights):
-        return grouped_mm(rows, weights, offs=groups.ends)
+        return _written_out(grouped_mm(_written_out(rows), _written_out(weights), offs=groups.ends))
     return loop_product(rows, weights, groups)
 
 
@@ -43,3 +44,32 @@ def _fits_grouped_mm(rows: Tensor, weights: Tensor) -> bool:
         return False
     step = 16 // rows.element_size()
     return rows.shape[1] % step == 0 and weights.shape[2] % step == 0
+
+
+def _written_out(tensor: Tensor) -> Tensor:
+    """The same tensor, with every number in a place of its own; and so are its gradients of every order.
+
+    The gradient of a plain sum is one number that claims to be many, which `grouped_mm` refuses.
+    """
+    result: Tensor = _WrittenOut.apply(tensor)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _WrittenOut(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.contiguous() if 0 in tensor.stride() else tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _written_out(gradient)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return _written_out(tangent)
