@@ -162,6 +162,7 @@ def test_a_model_of_another_version(command, model: Path, data_file: Path):
 def test_no_model_there(command, data_file: Path):
     refused(command("evaluate", "nowhere", data_file), "no model at nowhere")
     refused(command("info", "nowhere"), "neither a preset", "nano")
+    refused(command("info", "nano", "--expert-map", "map.csv"), "'nano' is no saved model")
 
 
 def test_elements_the_model_has_not_seen(command, model: Path, tmp_path: Path):

@@ -223,6 +223,25 @@ def test_info_counts_the_published_sizes(command):
     assert "active" in command("info", "nano")[1]
 
 
+def test_use_of_experts_is_logged_and_shown_and_written_to_files(finished_run: Path, tmp_path: Path, command):
+    layers = json.loads((finished_run / "experts.json").read_text())["layers"]
+    assert [layer["symbols"] for layer in layers] == [["O", "Si"]] * 4
+    atoms = json.loads((finished_run / "data.json").read_text())["atoms"]
+    for line in metrics(finished_run, "val"):
+        assert set(line["experts"]) == {layer["name"] for layer in layers}
+    code, out, _ = command("info", finished_run, "--json", "--expert-map", tmp_path / "map.json")
+    assert code == 0
+    told, written = json.loads(out)["experts"], json.loads((tmp_path / "map.json").read_text())
+    for layer in layers:
+        assert told[layer["name"]] == layer["statistics"]
+        assert sum(layer["load"]) == 2 * sum(atoms.values())
+        assert layer["statistics"]["dead"] == layer["load"].count(0)
+        for z, weights in zip(["8", "14"], layer["weights"], strict=True):
+            found = written[layer["name"]][z]
+            assert [found.get(str(expert), 0.0) for expert in range(4)] == pytest.approx(weights, abs=1e-4)
+    assert layers[0]["name"] in command("info", finished_run)[1]
+
+
 def test_check_data_tells_what_is_there_and_what_looks_wrong(data_file: Path, tmp_path: Path, command):
     code, out, _ = command("check-data", data_file)
     assert code == 0

@@ -136,12 +136,17 @@ def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
 def info(
     model: Annotated[str, typer.Argument(help="a preset (nano, ..., L, matris-6m, matris-10m) or a path to a model")],
     as_json: JsonFlag = False,
+    expert_map: Annotated[
+        Path | None, typer.Option(help="also write which experts a saved model's elements use, a .csv or .json file")
+    ] = None,
 ) -> None:
-    """Print the shape and the parameter counts of a preset or a saved model."""
+    """Print the shape and the parameter counts of a preset or a saved model, and how its experts are used."""
     _matris()
-    from janus_train.recipes.matris import describe
+    from janus_train.recipes.matris import describe, write_expert_map
 
     about = describe(model)
+    if expert_map is not None:
+        write_expert_map(model, expert_map)
     if as_json:
         print(json.dumps(about, indent=2))
         return
@@ -149,6 +154,10 @@ def info(
     print(f"{model}: {total:,} parameters, {active:,} active for an atom")
     for name, value in about["config"].items():
         print(f"  {name:20} {value}")
+    if about.get("experts"):
+        from janus_train.display import experts_table
+
+        print(experts_table(about["experts"]))
 
 
 @app.command()

@@ -11,7 +11,9 @@ import numpy as np
 from torch import nn
 
 ExpertMap = dict[str, Any]
-"""One MoE layer for the report: `name`, `symbols`, `weights` [symbols][experts] and `load` [experts]."""
+"""One MoE layer for the log and the report: `name`, `symbols`, `weights` [symbols][experts], `load` [experts], and
+`statistics`: `max_over_mean`, `load_entropy`, `dead`, `gate_entropy`, `effective_experts` (see `janus_moe.statistics`).
+"""
 
 
 @dataclass(frozen=True, eq=False)
