@@ -152,6 +152,7 @@ def test_it_trains_and_resumes_like_any_model(bundled_frames: Path, tmp_path: Pa
         (["model.preset=matris-10"], ("no preset 'matris-10'", "'matris-10m'")),
         (["model.preset=matris-6m", "model.num_layer=1"], ("unknown configuration field 'num_layer'", "'num_layers'")),
         (["model.preset=matris-6m", "model.tasks=[a]"], ("model.tasks follows from the data",)),
+        (["model.preset=matris-6m", "model.router.freeze_at=1"], ("model.router is for MatRIS-MoE",)),
         (["model.preset=matris-6m", "model.num_radial=4"], ("num_angular = 7 must equal num_radial = 4",)),
     ],
 )

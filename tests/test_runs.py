@@ -51,10 +51,12 @@ def test_the_saved_configuration_repeats_the_run_to_the_bit(finished_run: Path, 
         assert np.array_equal(weight, again[name]), name
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_stopping_and_resuming_changes_no_bit(deterministic: bool, data_file: Path, tmp_path: Path, command):
+@pytest.mark.parametrize(
+    "switches", [[], ["run.deterministic=true", "model.router.noise=2", "model.router.freeze_at=6"]]
+)
+def test_stopping_and_resuming_changes_no_bit(switches: list[str], data_file: Path, tmp_path: Path, command):
     settings = [f"data.train={data_file}", *TINY, "run.max_steps=8", "run.val_every=3", "run.keep_checkpoints=1",
-                f"run.deterministic={deterministic}"]  # fmt: skip
+                *switches]  # fmt: skip
     assert command("train", *settings, f"run.dir={tmp_path / 'whole'}")[0] == 0
     code, out, _ = command("train", *settings, f"run.dir={tmp_path / 'parts'}", "run.stop_at_step=4")
     assert code == 0
@@ -69,6 +71,21 @@ def test_stopping_and_resuming_changes_no_bit(deterministic: bool, data_file: Pa
     parts = load_file(tmp_path / "parts" / "model.safetensors")
     for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
         assert np.array_equal(weight, parts[name]), name
+
+
+@pytest.mark.parametrize("freeze_at", [3, 4, 5])
+def test_experts_settle_once_wherever_a_run_is_cut(freeze_at: int, data_file: Path, tmp_path: Path, command):
+    settings = [f"data.train={data_file}", *TINY, "run.max_steps=6", f"run.dir={tmp_path / 'run'}",
+                "model.router.noise=2", f"model.router.freeze_at={freeze_at}"]  # fmt: skip
+    assert command("train", *settings, "run.stop_at_step=4")[0] == 0
+    code, _, err = command("resume", tmp_path / "run", "model.router.freeze_at=5")
+    if freeze_at == 3:
+        assert code == 2
+        assert "were frozen at step 3 and step 4 is next; set it to 3" in err
+        return
+    assert code == 0, err
+    state = load_file(tmp_path / "run" / "model.safetensors")
+    assert {int(moment) for name, moment in state.items() if name.endswith("frozen_at")} == {5}
 
 
 @pytest.mark.parametrize("switch", ["model.checkpoint=true", "model.fused=true"])

@@ -32,19 +32,23 @@ class ElementRouter(nn.Module):
     """A learnable table [elements, experts] whose softmax over an element's own experts gives their weights.
 
     It starts from `initial_selection(experts, top_k)`, for elements that are all alike frequent; `start_from` begins
-    with another one.
+    with another one. Which experts an element owns stays as it is unless `explore` is called: then they are those that
+    the table and some noise put on top, until `freeze` settles them for good. The weights are learned all the while.
 
     Attributes:
         logits: the table.
-        selection: experts of each element, [elements, top_k]; part of the state, not learned.
+        selection: experts of each element, [elements, top_k], ascending; part of the state, not learned.
+        frozen_at: step at which the selection was frozen, −1 before; part of the state.
     """
 
     selection: Tensor
+    frozen_at: Tensor
 
     def __init__(self, experts: int, top_k: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.empty(ELEMENTS, experts))
         self.register_buffer("selection", torch.empty(ELEMENTS, top_k, dtype=torch.int64))
+        self.register_buffer("frozen_at", torch.empty((), dtype=torch.int64))
         self.start_from(initial_selection(experts, top_k))
 
     @torch.no_grad()
@@ -61,6 +65,42 @@ class ElementRouter(nn.Module):
             )
         self.selection.copy_(selection)
         self.logits.zero_().scatter_(1, self.selection, MARGIN)
+        self.frozen_at.fill_(-1)
+
+    @torch.no_grad()
+    def explore(self, noise: Float[Tensor, "elements experts"]) -> None:
+        """Selects for each element the experts that its logits and this noise put on top.
+
+        Before a step, with the same noise on every rank (`selection_noise`): the selection holds for the whole step.
+
+        Raises:
+            RuntimeError: the selection is frozen.
+        """
+        self._check_open()
+        self.selection.copy_(self._top(self.logits + noise.to(self.logits)))
+
+    @torch.no_grad()
+    def freeze(self, step: int) -> None:
+        """Selects for each element the experts that its logits put on top, for good from this step on.
+
+        Raises:
+            RuntimeError: the selection is frozen already.
+        """
+        self._check_open()
+        self.selection.copy_(self._top(self.logits))
+        self.frozen_at.fill_(step)
+
+    def _check_open(self) -> None:
+        if int(self.frozen_at) >= 0:
+            raise RuntimeError(
+                f"the experts of elements were frozen at step {int(self.frozen_at)} and do not change any more; "
+                "start_from begins anew"
+            )
+
+    def _top(self, table: Tensor) -> Tensor:
+        # Stable: of equal experts the first, on every device. Ascending: sums are taken in the same order again.
+        first = torch.sort(table, dim=1, descending=True, stable=True).indices[:, : self.selection.shape[1]]
+        return first.sort(dim=1).values
 
     def forward(
         self, elements: Int64[Tensor, "present"]

@@ -89,6 +89,7 @@ def run_steps(training: Training) -> None:
     while progress.step < last:
         places = next(batches)
         lr = learning_rate(progress.step, config.max_steps, training.config.optim)
+        training.recipe.before_step(training.state.model, progress.step)
         result = _step(training, places, lr)
         progress.step += 1
         progress.seconds = time.monotonic() - began

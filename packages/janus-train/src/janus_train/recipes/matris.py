@@ -18,7 +18,7 @@ from janus_train.data.load import DataSet
 from janus_train.data.statistics import Statistics
 from janus_train.failure import UserError
 from janus_train.recipes.matris_compat import compat_model, describe_compat
-from janus_train.recipes.matris_experts import atoms_of_run, expert_maps, moe_layers
+from janus_train.recipes.matris_experts import ExpertsSettle, atoms_of_run, expert_maps, moe_layers
 from janus_train.recipes.recipe import Recipe
 from matris_model import (
     PLAIN,
@@ -71,12 +71,12 @@ def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, se
     """A model for these data: their tasks and elements, reference energies and scales, experts of elements that have
     about as much to do as each other; random weights.
     """
-    model: MatRISMoE | MatRIS
     if config.preset in COMPAT_PRESETS:
-        model = compat_model(config, data, statistics, seed)
-    else:
-        model = _moe_model(config, data, statistics, seed)
-    return Recipe(model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, expert_maps)
+        compat = compat_model(config, data, statistics, seed)
+        return Recipe(compat, compat.config.cutoff, compat.config.near_cutoff, _save, open_matris)
+    model = _moe_model(config, data, statistics, seed)
+    settle = ExpertsSettle(config.router, seed)
+    return Recipe(model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, settle, expert_maps)
 
 
 def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> MatRISMoE:

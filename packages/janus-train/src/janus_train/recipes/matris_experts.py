@@ -1,4 +1,4 @@
-"""What the experts of a MatRIS-MoE do: for the log, the report and files of tables."""
+"""The experts of a MatRIS-MoE: how they settle, and what they do, for the log and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 from janus_moe import ELEMENTS, MoELayer
+from janus_moe.exploration import noise_scale, selection_noise
 from janus_moe.statistics import expert_statistics
+from janus_train.config import RouterConfig
+from janus_train.failure import UserError
 from janus_train.recipes.recipe import ExpertMap
 
 
@@ -21,6 +24,43 @@ def moe_layers(model: nn.Module) -> Iterator[tuple[str, MoELayer]]:
     for name, layer in model.named_modules():
         if isinstance(layer, MoELayer):
             yield name.replace("blocks.", "block ").replace(".", ": ").replace("_experts", " update"), layer
+
+
+class ExpertsSettle:
+    """What routers do before each step: explore with noise that fades out, then freeze the experts of elements.
+
+    The state of the model says whether they are frozen; this only remembers that it need not ask any more.
+
+    Args:
+        config: how large the noise is, and when it ends.
+        seed: of the noise.
+    """
+
+    def __init__(self, config: RouterConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self._settled = False
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        """Brings the routers of all layers to where they are at this step.
+
+        Raises:
+            UserError: the step is one of exploring, and they were frozen before.
+        """
+        if self._settled:
+            return
+        self._settled = step >= self.config.freeze_at
+        scale = noise_scale(step, self.config.noise, self.config.freeze_at)
+        for place, (name, layer) in enumerate(moe_layers(model)):
+            frozen_at = int(layer.router.frozen_at)
+            if not self._settled and frozen_at >= 0:
+                raise UserError(
+                    f"model.router.freeze_at is {self.config.freeze_at}, but the experts of {name} were frozen at step "
+                    f"{frozen_at} and step {step} is next; set it to {frozen_at}"
+                )
+            if not self._settled:
+                layer.router.explore(scale * selection_noise(layer.router.logits.shape[1], self.seed, step, place))
+            elif frozen_at < 0:
+                layer.router.freeze(step)
 
 
 @torch.no_grad()
