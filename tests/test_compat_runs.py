@@ -69,6 +69,7 @@ def test_an_official_file_becomes_a_model_that_everything_takes(data_file: Path,
     errors = json.loads(out)["tasks"]["default"]
     assert errors["structures"] == 40
     assert np.isfinite(errors["forces_mae"])
+    assert "has no experts to leave out" in command("prune", "model", "--elements", "C", "--output", "small")[2]
     code, out, _ = command("info", "model", "--json")
     assert code == 0
     assert json.loads(out)["parameters_total"] == parameters

@@ -6,6 +6,7 @@ surface stays smooth; and the load of every expert is a sum of integers that the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -89,6 +90,23 @@ class ElementRouter(nn.Module):
         self._check_open()
         self.selection.copy_(self._top(self.logits))
         self.frozen_at.fill_(step)
+
+    @torch.no_grad()
+    def stand_in(self, elements: Mapping[int, int]) -> None:
+        """Lets elements use the experts and gates of others: `{43: 25}` routes technetium as manganese.
+
+        Meant for elements that the training did not see; frozen or not, what they had is overwritten.
+
+        Raises:
+            ValueError: numbers that are no elements.
+        """
+        for z, other in elements.items():
+            if not (0 < z < ELEMENTS and 0 < other < ELEMENTS):
+                raise ValueError(f"{z} cannot be routed as {other}; atomic numbers are 1 to {ELEMENTS - 1}")
+        to, of = (torch.tensor(list(z), dtype=torch.int64, device=self.logits.device)
+                  for z in (elements.keys(), elements.values()))  # fmt: skip
+        self.selection[to] = self.selection[of]
+        self.logits[to] = self.logits[of]
 
     def _check_open(self) -> None:
         if int(self.frozen_at) >= 0:

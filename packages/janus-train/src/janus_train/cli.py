@@ -119,6 +119,23 @@ def export(
     print(f"{about['parameters']:,} parameters ({about['dtype']}) written to {output}")
 
 
+@app.command()
+def prune(
+    model: Annotated[Path, typer.Argument(help="run directory or saved model")],
+    elements: Annotated[str, typer.Option(help="chemical symbols, such as Cu,O")],
+    output: Annotated[Path, typer.Option(help="model directory to write; must not exist")],
+) -> None:
+    """Cut a model down to the experts that some elements use: smaller, and the same for them."""
+    _matris()
+    from janus_train.recipes.matris_pruning import prune_file
+
+    about = prune_file(model, elements, output)
+    print(
+        f"{about['parameters']:,} of {about['parameters_before']:,} parameters and {about['experts']} of "
+        f"{about['experts_before']} experts a layer written to {output}"
+    )
+
+
 @app.command("check-data")
 def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
     """Read the data a configuration asks for (or the files given) and print what they hold."""
