@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from janus_moe import ELEMENTS, expert_load, initial_selection, periodic_table_order
 
-experts_and_top_k = st.integers(1, 100).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
+experts_and_top_k = st.integers(1, 64).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
 # Enough experts for a half-window to be put anywhere: twice an element's own, and half of them again.
 many_experts = st.integers(1, 16).flatmap(lambda k: st.tuples(st.integers(2 * k + (k + 1) // 2, 128), st.just(k)))
 
@@ -97,7 +97,7 @@ def test_experts_without_rows_are_those_that_the_present_elements_cannot_fill(si
     assert int((load == 0).sum()) == max(0, experts - places)
 
 
-@given(st.integers(1, 80).flatmap(lambda k: st.tuples(st.integers(k + (k + 1) // 2, 128), st.just(k))), frequencies())
+@given(st.integers(1, 40).flatmap(lambda k: st.tuples(st.integers(k + (k + 1) // 2, 64), st.just(k))), frequencies())
 def test_neighbours_in_the_periodic_table_share_half_their_experts(sizes, rows):
     experts, top_k = sizes
     selection = initial_selection(experts, top_k, rows).tolist()

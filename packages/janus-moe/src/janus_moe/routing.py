@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from janus_moe.selection import ELEMENTS, initial_selection
 
-MARGIN = 1.0
-"""By how much the table's logits of the experts of the initial selection start above those of all others."""
+MARGIN = 0.1
+"""By how much the table's logits of the experts of the initial selection start above those of all others.
+
+About what some hundred steps of a first training can move a logit: an expert that noise brings in can overtake.
+"""
 
 
 class Router(Protocol):
