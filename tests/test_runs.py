@@ -52,7 +52,7 @@ def test_the_saved_configuration_repeats_the_run_to_the_bit(finished_run: Path, 
 
 
 @pytest.mark.parametrize(
-    "switches", [[], ["run.deterministic=true", "model.router.noise=0.2", "model.router.freeze_at=6"]]
+    "switches", [[], ["run.deterministic=true", "model.router.noise=0.02", "model.router.freeze_at=6"]]
 )
 def test_stopping_and_resuming_changes_no_bit(switches: list[str], data_file: Path, tmp_path: Path, command):
     settings = [f"data.train={data_file}", *TINY, "run.max_steps=8", "run.val_every=3", "run.keep_checkpoints=1",
@@ -76,7 +76,7 @@ def test_stopping_and_resuming_changes_no_bit(switches: list[str], data_file: Pa
 @pytest.mark.parametrize("freeze_at", [3, 4])
 def test_experts_settle_once_wherever_a_run_is_cut(freeze_at: int, data_file: Path, tmp_path: Path, command):
     settings = [f"data.train={data_file}", *TINY, "run.max_steps=6", f"run.dir={tmp_path / 'run'}",
-                "model.router.noise=0.2", f"model.router.freeze_at={freeze_at}"]  # fmt: skip
+                "model.router.noise=0.02", f"model.router.freeze_at={freeze_at}"]  # fmt: skip
     assert command("train", *settings, "run.stop_at_step=4")[0] == 0
     code, _, err = command("resume", tmp_path / "run", "model.router.freeze_at=5")
     if freeze_at == 3:

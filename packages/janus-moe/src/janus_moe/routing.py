@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from janus_moe.selection import ELEMENTS, initial_selection
 
-MARGIN = 0.1
+MARGIN = 0.01
 """By how much the table's logits of the experts of the initial selection start above those of all others.
 
-About what some hundred steps of a first training can move a logit: an expert that noise brings in can overtake.
+Small beside what some hundred steps move a logit (about 0.03), so that an expert that noise brings in can overtake.
 """
 
 

@@ -52,7 +52,7 @@ class RouterConfig(Section):
     """How the experts of elements are settled: by the data alone, or by a first part of the training."""
 
     noise: float = Field(
-        default=0.0, ge=0, description="on the choice of experts at the start; the initial choice has a lead of 0.1"
+        default=0.0, ge=0, description="on the choice of experts at the start; the initial choice has a lead of 0.01"
     )
     freeze_at: int = Field(
         default=0, ge=0, description="step from which the experts of elements stay; until then noise fades out"
