@@ -98,6 +98,9 @@ def test_a_validation_element_that_training_lacks(command, data_file: Path, tmp_
     ("setting", "parts"),
     [
         ("optim.learning_rate=0.1", ("unknown key 'optim.learning_rate'",)),
+        ("model.router.noise=1", ("model.router: noise is 1", "set freeze_at")),
+        ("model.router.freeze_at=9 run.max_steps=9", ("model.router.freeze_at is 9", "never be settled")),
+        ("model.router.freeze=9", ("unknown key 'model.router.freeze'", "'model.router.freeze_at'")),
         ("optim.lrr=0.1", ("unknown key 'optim.lrr'", "'optim.lr'")),
         ("run.max_step=3", ("unknown key 'run.max_step'", "'run.max_steps'")),
         ("runn.seed=3", ("unknown key 'runn'", "'run'")),
@@ -162,6 +165,7 @@ def test_a_model_of_another_version(command, model: Path, data_file: Path):
 def test_no_model_there(command, data_file: Path):
     refused(command("evaluate", "nowhere", data_file), "no model at nowhere")
     refused(command("info", "nowhere"), "neither a preset", "nano")
+    refused(command("info", "nano", "--expert-map", "map.csv"), "'nano' is no saved model")
 
 
 def test_elements_the_model_has_not_seen(command, model: Path, tmp_path: Path):

@@ -69,6 +69,7 @@ def test_an_official_file_becomes_a_model_that_everything_takes(data_file: Path,
     errors = json.loads(out)["tasks"]["default"]
     assert errors["structures"] == 40
     assert np.isfinite(errors["forces_mae"])
+    assert "has no experts to leave out" in command("prune", "model", "--elements", "C", "--output", "small")[2]
     code, out, _ = command("info", "model", "--json")
     assert code == 0
     assert json.loads(out)["parameters_total"] == parameters
@@ -152,6 +153,7 @@ def test_it_trains_and_resumes_like_any_model(bundled_frames: Path, tmp_path: Pa
         (["model.preset=matris-10"], ("no preset 'matris-10'", "'matris-10m'")),
         (["model.preset=matris-6m", "model.num_layer=1"], ("unknown configuration field 'num_layer'", "'num_layers'")),
         (["model.preset=matris-6m", "model.tasks=[a]"], ("model.tasks follows from the data",)),
+        (["model.preset=matris-6m", "model.router.freeze_at=1"], ("model.router is for MatRIS-MoE",)),
         (["model.preset=matris-6m", "model.num_radial=4"], ("num_angular = 7 must equal num_radial = 4",)),
     ],
 )

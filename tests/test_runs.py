@@ -51,10 +51,12 @@ def test_the_saved_configuration_repeats_the_run_to_the_bit(finished_run: Path, 
         assert np.array_equal(weight, again[name]), name
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_stopping_and_resuming_changes_no_bit(deterministic: bool, data_file: Path, tmp_path: Path, command):
+@pytest.mark.parametrize(
+    "switches", [[], ["run.deterministic=true", "model.router.noise=0.02", "model.router.freeze_at=6"]]
+)
+def test_stopping_and_resuming_changes_no_bit(switches: list[str], data_file: Path, tmp_path: Path, command):
     settings = [f"data.train={data_file}", *TINY, "run.max_steps=8", "run.val_every=3", "run.keep_checkpoints=1",
-                f"run.deterministic={deterministic}"]  # fmt: skip
+                *switches]  # fmt: skip
     assert command("train", *settings, f"run.dir={tmp_path / 'whole'}")[0] == 0
     code, out, _ = command("train", *settings, f"run.dir={tmp_path / 'parts'}", "run.stop_at_step=4")
     assert code == 0
@@ -69,6 +71,21 @@ def test_stopping_and_resuming_changes_no_bit(deterministic: bool, data_file: Pa
     parts = load_file(tmp_path / "parts" / "model.safetensors")
     for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
         assert np.array_equal(weight, parts[name]), name
+
+
+@pytest.mark.parametrize("freeze_at", [3, 4])
+def test_experts_settle_once_wherever_a_run_is_cut(freeze_at: int, data_file: Path, tmp_path: Path, command):
+    settings = [f"data.train={data_file}", *TINY, "run.max_steps=6", f"run.dir={tmp_path / 'run'}",
+                "model.router.noise=0.02", f"model.router.freeze_at={freeze_at}"]  # fmt: skip
+    assert command("train", *settings, "run.stop_at_step=4")[0] == 0
+    code, _, err = command("resume", tmp_path / "run", "model.router.freeze_at=5")
+    if freeze_at == 3:
+        assert code == 2
+        assert "were frozen at step 3 and step 4 is next; set it to 3" in err
+        return
+    assert code == 0, err
+    state = load_file(tmp_path / "run" / "model.safetensors")
+    assert {int(moment) for name, moment in state.items() if name.endswith("frozen_at")} == {5}
 
 
 @pytest.mark.parametrize("switch", ["model.checkpoint=true", "model.fused=true"])
@@ -221,6 +238,52 @@ def test_info_counts_the_published_sizes(command):
         assert counted["parameters_total"] == pytest.approx(total, rel=0.03)
         assert counted["parameters_active"] == pytest.approx(active, rel=0.03)
     assert "active" in command("info", "nano")[1]
+
+
+def test_use_of_experts_is_logged_and_shown_and_written_to_files(finished_run: Path, tmp_path: Path, command):
+    layers = json.loads((finished_run / "experts.json").read_text())["layers"]
+    assert [layer["symbols"] for layer in layers] == [["O", "Si"]] * 4
+    atoms = json.loads((finished_run / "data.json").read_text())["atoms"]
+    for line in metrics(finished_run, "val"):
+        assert set(line["experts"]) == {layer["name"] for layer in layers}
+    code, out, _ = command("info", finished_run, "--json", "--expert-map", tmp_path / "map.json")
+    assert code == 0
+    told, written = json.loads(out)["experts"], json.loads((tmp_path / "map.json").read_text())
+    for layer in layers:
+        assert told[layer["name"]] == layer["statistics"]
+        assert sum(layer["load"]) == 2 * sum(atoms.values())
+        assert layer["statistics"]["dead"] == layer["load"].count(0)
+        for z, weights in zip(["8", "14"], layer["weights"], strict=True):
+            found = written[layer["name"]][z]
+            assert [found.get(str(expert), 0.0) for expert in range(4)] == pytest.approx(weights, abs=1e-4)
+    assert layers[0]["name"] in command("info", finished_run)[1]
+
+
+def test_a_pruned_model_is_smaller_and_predicts_the_same(finished_run: Path, data_file: Path, tmp_path: Path, command):
+    from matris_model import MatRISCalculator
+
+    code, out, err = command("prune", finished_run, "--elements", "Si, O", "--output", tmp_path / "both")
+    assert code == 0, err
+    assert "experts a layer written to" in out
+    code, out, _ = command("prune", finished_run, "--elements", "Si", "--output", tmp_path / "silicon")
+    assert code == 0
+    assert "2 of 4 experts" in out
+    frames = read(data_file, ":")
+    (silicon, *_) = [atoms for atoms in frames if set(atoms.numbers) == {14}]
+    for atoms, place in ((frames[0], "both"), (silicon, "silicon")):
+        expected = MatRISCalculator(finished_run).get_property("forces", atoms)
+        assert np.array_equal(MatRISCalculator(tmp_path / place).get_property("forces", atoms), expected)
+    for elements, part in (
+        ("Au", "has not seen Au"),
+        ("Si,Xy", "'Xy' is not an element"),
+        ("", "'' is not an element"),
+    ):
+        code, _, err = command("prune", finished_run, "--elements", elements, "--output", tmp_path / "new")
+        assert code == 2
+        assert part in err
+    code, _, err = command("prune", finished_run, "--elements", "Si", "--output", tmp_path / "both")
+    assert code == 2
+    assert "exists" in err
 
 
 def test_check_data_tells_what_is_there_and_what_looks_wrong(data_file: Path, tmp_path: Path, command):

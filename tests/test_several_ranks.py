@@ -9,7 +9,8 @@ from conftest import TINY, metrics, torchrun
 
 @pytest.fixture(scope="module")
 def settings(data_file: Path) -> list[str]:
-    return [f"data.train={data_file}", *TINY, "run.dtype=float64", "run.max_steps=5", "run.val_every=5"]
+    return [f"data.train={data_file}", *TINY, "run.dtype=float64", "run.max_steps=5", "run.val_every=5",
+            "model.router.noise=0.02", "model.router.freeze_at=3"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,16 @@ def test_a_plot_is_drawn_for_each_parity_array_and_each_expert_layer(run_directo
     assert all(layer["name"] in report for layer in layers)
 
 
+def test_statistics_of_experts_are_shown_as_they_were_written(run_directory, report):
+    (layer, *_) = json.loads((run_directory / "experts.json").read_text())["layers"]
+    said = layer["statistics"]
+    assert f">{said['dead']}<" in report
+    assert f">{said['max_over_mean']} ×<" in report
+    assert f">{three_figures(100 * said['load_entropy'])} %<" in report
+    assert f">{three_figures(100 * said['gate_entropy'])} %<" in report
+    assert f">{said['effective_experts']}<" in report
+
+
 def test_the_same_run_gives_the_same_bytes_in_another_process_and_under_other_settings(tmp_path, run_directory, report):
     copy = tmp_path / "elsewhere" / run_directory.name
     shutil.copytree(run_directory, copy)
@@ -296,7 +306,7 @@ def test_a_curve_of_numbers_of_any_size_can_be_drawn(values, log):
 
 def test_a_large_map_of_experts_names_every_element_and_every_unused_expert():
     weights = np.ones((89, 64)) * (np.arange(64) % 16 != 3)
-    svg = draw_experts("map", ExpertLayer("block 0", list(SYMBOLS[:89]), weights, weights.sum(axis=0)))
+    svg = draw_experts("map", ExpertLayer("block 0", list(SYMBOLS[:89]), weights, weights.sum(axis=0), {}))
     texts = re.findall(r">([^<>]+)</text>", svg)
     assert set(SYMBOLS[:89]) <= set(texts)
     assert texts.count("unused") == 4

@@ -42,3 +42,11 @@ def test_without_any_label_there_is_nothing_to_take_off():
     found = fit_statistics([frame([1, 8], None)], ["a"])
     assert not found.references.any()
     assert found.scales[0] > 0
+
+
+@given(st.lists(st.lists(st.integers(1, 118), min_size=1, max_size=5), max_size=5))
+def test_atoms_are_counted_by_element_over_all_tasks(compositions: list[list[int]]):
+    frames = [frame(numbers, None, task="ab"[place % 2]) for place, numbers in enumerate(compositions)]
+    found = fit_statistics(frames, ["a", "b"]).atoms
+    every = [z for numbers in compositions for z in numbers]
+    assert found.tolist() == [every.count(z) for z in range(119)]

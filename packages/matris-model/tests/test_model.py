@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_graph import Structure, build_graph
+from janus_moe import initial_selection
 from matris_model import MatRISMoE, MatRISMoEConfig, preset_config
 from matris_model.elements import CHEMICAL_SYMBOLS
 from model_cases import EVERYWHERE, TINY, molecule, random_structure, stirred, structures
@@ -144,9 +145,21 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state_alone(
     state = first.state_dict()
     for same in (again, elsewhere):
         assert all(torch.equal(state[name], value) for name, value in same.state_dict().items())
-    random = [name for name, p in first.named_parameters() if p.detach().std() > 0]
+    random = [name for name, p in first.named_parameters() if p.detach().std() > 0 and "router" not in name]
     assert len(random) > 10
     assert not any(torch.equal(state[name], other.state_dict()[name]) for name in random)
+
+
+def test_experts_are_dealt_out_by_the_atoms_of_the_data_in_every_layer():
+    atoms = torch.arange(119) % 7
+    made, reset = MatRISMoE(TINY, frequencies=atoms), MatRISMoE(TINY)
+    reset.reset_parameters(0, atoms)
+    expected = initial_selection(TINY.experts, TINY.top_k, atoms)
+    assert not torch.equal(expected, initial_selection(TINY.experts, TINY.top_k))
+    for model in (made, reset):
+        for block in model.blocks:
+            assert torch.equal(block.message_experts.router.selection, expected)
+            assert torch.equal(block.feature_experts.router.selection, expected)
 
 
 def test_from_preset_takes_changes_of_fields():

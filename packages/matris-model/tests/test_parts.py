@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_graph import Structure, build_graph, strained
-from matris_model.testing.parts import part_of, takes_a_halo
+from janus_graph.parts import graph_part
+from matris_model.testing.parts import takes_a_halo
 from model_cases import TINY, molecule, random_structure, stirred, structures
 
 MODEL = stirred()
 
 
-def energies_of_parts(graph, owned_by_rank):
+def energies_of_parts(graph, owner, ranks):
     """Energies of the whole, and the energies that each part finds with ghost rows from the whole."""
     exchanged = []
 
@@ -23,16 +24,16 @@ def energies_of_parts(graph, owned_by_rank):
 
     whole, _ = MODEL.energies(graph, halo=record)
     parts = []
-    for owned in owned_by_rank:
-        part, ghosts = part_of(graph, np.array(owned, dtype=np.int64))
+    for rank in range(ranks):
+        part = graph_part(graph, np.array(owner), rank, ranks)
         calls = iter(exchanged)
 
-        def halo(rows, calls=calls, owned=owned, ghosts=ghosts):
+        def halo(rows, calls=calls, part=part):
             of_whole = next(calls)
-            torch.testing.assert_close(rows, of_whole[owned], rtol=1e-10, atol=1e-10)
-            return torch.cat([rows, of_whole[torch.from_numpy(ghosts)]])
+            torch.testing.assert_close(rows, of_whole[torch.from_numpy(part.owned)], rtol=1e-10, atol=1e-10)
+            return torch.cat([rows, of_whole[torch.from_numpy(part.ghosts)]])
 
-        parts.append(MODEL.energies(part, halo=halo)[0])
+        parts.append(MODEL.energies(part.graph, halo=halo)[0])
         assert next(calls, None) is None
     return whole, parts
 
@@ -41,11 +42,10 @@ def energies_of_parts(graph, owned_by_rank):
 def test_energies_forces_and_strain_gradients_do_not_depend_on_the_split(batch, ranks, seed):
     graph = build_graph(batch, TINY.cutoff, TINY.near_cutoff)
     rank_of_atom = np.random.default_rng(seed).integers(0, ranks, size=graph.atoms)
-    owned_by_rank = [np.flatnonzero(rank_of_atom == rank).tolist() for rank in range(ranks)]
     positions = graph.positions.clone().requires_grad_()
     strain = torch.zeros_like(graph.cells, requires_grad=True)
     deformed = strained(graph.replace(positions=positions), strain)
-    whole, parts = energies_of_parts(deformed, owned_by_rank)
+    whole, parts = energies_of_parts(deformed, rank_of_atom, ranks)
     split = torch.stack(parts).sum(0)
     torch.testing.assert_close(split, whole, rtol=1e-11, atol=1e-11)
     # Ghost rows keep their history, so the parts' sum is differentiated through every exchange.
@@ -64,7 +64,7 @@ def test_the_law_of_split_graphs_concerns_the_model():
 
 def test_a_rank_without_atoms_has_no_energy():
     graph = build_graph([molecule([8, 1], [[0, 0, 0], [0, 0, 1]])], TINY.cutoff, TINY.near_cutoff)
-    whole, (everything, nothing) = energies_of_parts(graph, [[0, 1], []])
+    whole, (everything, nothing) = energies_of_parts(graph, [0, 0], 2)
     assert torch.equal(nothing, torch.zeros(1, dtype=torch.float64))
     torch.testing.assert_close(everything, whole, rtol=1e-13, atol=1e-13)
     assert nothing.requires_grad
@@ -91,8 +91,9 @@ def test_every_part_adds_the_reference_energies_of_its_own_atoms(task):
     )
     changed = stirred()
     graph = build_graph([far], TINY.cutoff, TINY.near_cutoff)
-    before = changed.energies(part_of(graph, np.array([1]))[0])[0]
+    iron = graph_part(graph, np.array([0, 1]), 1, 2).graph
+    before = changed.energies(iron)[0]
     changed.references[task, 8] += 5.0
-    torch.testing.assert_close(changed.energies(part_of(graph, np.array([1]))[0])[0], before, rtol=0, atol=0)
+    torch.testing.assert_close(changed.energies(iron)[0], before, rtol=0, atol=0)
     changed.references[task, 26] += 2.0
-    torch.testing.assert_close(changed.energies(part_of(graph, np.array([1]))[0])[0], before + 2.0, rtol=1e-13, atol=0)
+    torch.testing.assert_close(changed.energies(iron)[0], before + 2.0, rtol=1e-13, atol=0)

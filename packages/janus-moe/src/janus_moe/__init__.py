@@ -5,7 +5,8 @@ from janus_moe.fusion import TensorFunction, fused
 from janus_moe.groups import ElementGroups, group_rows
 from janus_moe.layer import MoELayer
 from janus_moe.products import GroupedProduct, grouped_product, loop_product
-from janus_moe.routing import ELEMENTS, ElementRouter, expert_load, initial_selection, periodic_table_order
+from janus_moe.routing import ElementRouter, expert_load
+from janus_moe.selection import ELEMENTS, initial_selection, periodic_table_order
 
 __all__ = [
     "ELEMENTS",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from janus_moe import planner_loops
 from janus_moe.cost import STEP_ROW_TRIPS, CostModel
-from janus_moe.routing import ELEMENTS, periodic_table_order
+from janus_moe.selection import ELEMENTS, periodic_table_order
 
 # Percentages of what restoring an element's experts costs: rows whose moving would cost more stay where they are.
 _SHARES = (400, 100, 50, 25)

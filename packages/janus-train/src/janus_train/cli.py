@@ -119,6 +119,23 @@ def export(
     print(f"{about['parameters']:,} parameters ({about['dtype']}) written to {output}")
 
 
+@app.command()
+def prune(
+    model: Annotated[Path, typer.Argument(help="run directory or saved model")],
+    elements: Annotated[str, typer.Option(help="chemical symbols, such as Cu,O")],
+    output: Annotated[Path, typer.Option(help="model directory to write; must not exist")],
+) -> None:
+    """Cut a model down to the experts that some elements use: smaller, and the same for them."""
+    _matris()
+    from janus_train.recipes.matris_pruning import prune_file
+
+    about = prune_file(model, elements, output)
+    print(
+        f"{about['parameters']:,} of {about['parameters_before']:,} parameters and {about['experts']} of "
+        f"{about['experts_before']} experts a layer written to {output}"
+    )
+
+
 @app.command("check-data")
 def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
     """Read the data a configuration asks for (or the files given) and print what they hold."""
@@ -136,12 +153,17 @@ def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
 def info(
     model: Annotated[str, typer.Argument(help="a preset (nano, ..., L, matris-6m, matris-10m) or a path to a model")],
     as_json: JsonFlag = False,
+    expert_map: Annotated[
+        Path | None, typer.Option(help="also write which experts a saved model's elements use, a .csv or .json file")
+    ] = None,
 ) -> None:
-    """Print the shape and the parameter counts of a preset or a saved model."""
+    """Print the shape and the parameter counts of a preset or a saved model, and how its experts are used."""
     _matris()
-    from janus_train.recipes.matris import describe
+    from janus_train.recipes.matris import describe, write_expert_map
 
     about = describe(model)
+    if expert_map is not None:
+        write_expert_map(model, expert_map)
     if as_json:
         print(json.dumps(about, indent=2))
         return
@@ -149,6 +171,10 @@ def info(
     print(f"{model}: {total:,} parameters, {active:,} active for an atom")
     for name, value in about["config"].items():
         print(f"  {name:20} {value}")
+    if about.get("experts"):
+        from janus_train.display import experts_table
+
+        print(experts_table(about["experts"]))
 
 
 @app.command()

@@ -48,6 +48,26 @@ class DataConfig(Section):
         return [value] if isinstance(value, (str, Path)) else value
 
 
+class RouterConfig(Section):
+    """How the experts of elements are settled: by the data alone, or by a first part of the training."""
+
+    noise: float = Field(
+        default=0.0, ge=0, description="on the choice of experts at the start; the initial choice has a lead of 0.01"
+    )
+    freeze_at: int = Field(
+        default=0, ge=0, description="step from which the experts of elements stay; until then noise fades out"
+    )
+
+    @model_validator(mode="after")
+    def _noise_has_time(self) -> RouterConfig:
+        if self.noise > 0 and self.freeze_at == 0:
+            raise ValueError(
+                f"noise is {self.noise}, but experts are frozen from the first step; set freeze_at to some hundred "
+                "steps, or leave noise out"
+            )
+        return self
+
+
 class ModelConfig(BaseModel):
     """The model: a preset, and any field of its configuration that shall differ."""
 
@@ -59,6 +79,7 @@ class ModelConfig(BaseModel):
     checkpoint: bool = Field(
         default=False, description="compute blocks again in the backward pass: less memory, slower"
     )
+    router: RouterConfig = RouterConfig()
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -138,6 +159,15 @@ class Config(Section):
             raise ValueError(
                 f"model.triton is for CUDA devices, and run.device is {self.run.device}; set run.device=cuda, or leave "
                 "model.triton out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _experts_settle(self) -> Config:
+        if self.model.router.freeze_at >= self.run.max_steps:
+            raise ValueError(
+                f"model.router.freeze_at is {self.model.router.freeze_at} and run.max_steps {self.run.max_steps}: the "
+                "experts of elements would never be settled; freeze earlier or train longer"
             )
         return self
 

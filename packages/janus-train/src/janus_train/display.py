@@ -147,6 +147,15 @@ def coverage_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(_aligned(rows))
 
 
+def experts_table(layers: Mapping[str, Mapping[str, float]]) -> str:
+    """How the experts of every layer are used, as a table of plain text."""
+    names = ["layer", "busiest / even", "evenness of load", "unused", "evenness of gates", "as diverse as"]
+    keys = ("max_over_mean", "load_entropy", "dead", "gate_entropy", "effective_experts")
+    return "\n".join(
+        _aligned([names, *([layer, *(f"{row[key]:.4g}" for key in keys)] for layer, row in layers.items())])
+    )
+
+
 def physics_table(card: Mapping[str, Any]) -> str:
     """The physics card as a table of plain text: a line a prototype, then what is odd about dimers, then notices."""
     names = ["prototype", "V0 Å³/atom", "B0 GPa", "C11", "C12", "C44", "lowest THz", "drift meV/atom/ps"]

@@ -42,6 +42,7 @@ class Training:
         device: where the model is.
         directory: the run directory.
         display: what the person sees.
+        atoms: training atoms of each element, which the load of experts is counted with.
     """
 
     config: Config
@@ -54,6 +55,7 @@ class Training:
     device: torch.device
     directory: Path
     display: Display
+    atoms: np.ndarray
 
     @property
     def talks(self) -> bool:
@@ -87,6 +89,7 @@ def run_steps(training: Training) -> None:
     while progress.step < last:
         places = next(batches)
         lr = learning_rate(progress.step, config.max_steps, training.config.optim)
+        training.recipe.before_step(training.state.model, progress.step)
         result = _step(training, places, lr)
         progress.step += 1
         progress.seconds = time.monotonic() - began
@@ -117,8 +120,9 @@ def validate(training: Training, log: MetricsLog) -> Evaluation:
     if best:
         progress.best_loss, progress.best_step = loss, progress.step
     if training.talks:
+        experts = {layer["name"]: layer["statistics"] for layer in training.recipe.expert_maps(mean, training.atoms)}
         log.write({"kind": "val", "step": progress.step, "loss": loss, "best": best, "tasks": found.tasks,
-                   "seconds": round(progress.seconds, 3)})  # fmt: skip
+                   **({"experts": experts} if experts else {}), "seconds": round(progress.seconds, 3)})  # fmt: skip
         forces = "  ".join(f"{task} {1000 * errors['forces_mae']:.0f}" for task, errors in found.tasks.items()
                            if errors["forces_mae"] is not None)  # fmt: skip
         training.display.say(f"step {progress.step}: validation loss {loss:.4f}, force MAE in meV/Å: {forces}")

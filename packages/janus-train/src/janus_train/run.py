@@ -83,13 +83,13 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
             train=FrameSource(data.train, recipe.cutoff, recipe.near_cutoff),
             val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
             world=world, accounting=accounting, device=launched.device, directory=directory,
-            display=make_display(world.rank, config.run.max_steps, state.progress.step),
+            display=make_display(world.rank, config.run.max_steps, state.progress.step), atoms=statistics.atoms,
         )  # fmt: skip
         with training.display:
             _greet(training, data, statistics)
             run_steps(training)
             if state.progress.step >= config.run.max_steps:
-                _finish(training, data, statistics)
+                _finish(training, statistics)
             else:
                 training.display.say(
                     f"stopped at step {state.progress.step}; go on with: janus-train resume {directory}"
@@ -170,6 +170,7 @@ def _write_about(directory: Path, config: Config, data: DataSet, statistics: Sta
                     task: {str(z): row[z] for z in np.flatnonzero(row)}
                     for task, row in zip(data.tasks, statistics.references, strict=True)
                 },
+                "atoms": {str(z): int(statistics.atoms[z]) for z in np.flatnonzero(statistics.atoms)},
                 "scales": dict(zip(data.tasks, statistics.scales.tolist(), strict=True)),
                 "reference_residuals": dict(zip(data.tasks, statistics.residuals.tolist(), strict=True)),
                 "warnings": statistics.warnings,
@@ -213,7 +214,7 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
         say(f"resuming at step {state.progress.step}")
 
 
-def _finish(training: Training, data: DataSet, statistics: Statistics) -> None:
+def _finish(training: Training, statistics: Statistics) -> None:
     """Judges the model file as a user would get it, and writes the report."""
     from janus_train.report import build_report
 
@@ -226,8 +227,8 @@ def _finish(training: Training, data: DataSet, statistics: Statistics) -> None:
         return
     directory, progress = training.directory, training.state.progress
     _write_evaluation(directory, found, progress.best_step)
-    atoms = np.bincount(np.concatenate([frame.structure.atomic_numbers for frame in data.train]), minlength=119)
-    (directory / "experts.json").write_text(json.dumps({"layers": training.recipe.expert_maps(best, atoms)}))
+    layers = training.recipe.expert_maps(best, statistics.atoms)
+    (directory / "experts.json").write_text(json.dumps({"layers": layers}))
     report = build_report(directory)
     say = training.display.say
     say(f"\nvalidation errors of the model of step {progress.best_step}:\n{errors_table(found.tasks)}\n")

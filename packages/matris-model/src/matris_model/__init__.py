@@ -7,6 +7,7 @@ from matris_model.formulas import PLAIN, Formulas, fused_formulas, triton_formul
 from matris_model.interaction import BlockRunner, call_block, checkpoint_block
 from matris_model.model import MatRISMoE, count_parameters
 from matris_model.model_file import load_model, save_model
+from matris_model.pruning import graft_model, prune_model, stand_in
 
 if TYPE_CHECKING:
     from matris_model.calculator import MatRISCalculator
@@ -23,9 +24,12 @@ __all__ = [
     "checkpoint_block",
     "count_parameters",
     "fused_formulas",
+    "graft_model",
     "load_model",
     "preset_config",
+    "prune_model",
     "save_model",
+    "stand_in",
     "triton_formulas",
 ]
 

@@ -6,7 +6,7 @@ import math
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from janus_moe import MoELayer, SwiGLU, SwiGLUExperts
@@ -56,8 +56,10 @@ class InteractionBlock(nn.Module):
             activation=formulas.activation,
         )
 
-    def reset_parameters(self, blocks: int) -> None:
-        """Weights that keep the size of features, and outputs scaled down by √(2 · blocks)."""
+    def reset_parameters(self, blocks: int, selection: Int64[Tensor, "elements top_k"]) -> None:
+        """Weights that keep the size of features, outputs scaled down by √(2 · blocks), and each element's experts."""
+        for moe in (self.message_experts, self.feature_experts):
+            moe.router.start_from(selection)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from janus_graph import AtomGraph, Halo, Properties, conservative_properties, no_halo
-from janus_moe import ELEMENTS
+from janus_moe import ELEMENTS, initial_selection
 from matris_model.config import MatRISMoEConfig, preset_config
 from matris_model.elements import refuse_unseen_elements
 from matris_model.embedding import AtomEmbedding, EdgeEmbedding
@@ -33,6 +33,8 @@ class MatRISMoE(nn.Module):
         formulas: how the parts of blocks are computed. `fused_formulas()` gives the same numbers to rounding, faster,
             after a minute of compiling at the first step; `triton_formulas()` is for GPUs.
         run_block: how blocks are run where a call does not say. `checkpoint_block` keeps only what goes into a block.
+        frequencies: atoms of each element in the data to train on, [119]; experts are dealt out to elements so that
+            these give all of them about as much to do (`janus_moe.initial_selection`). All elements alike without.
 
     Attributes:
         references: energy of each element in each task, eV; a buffer, saved with the weights.
@@ -48,6 +50,7 @@ class MatRISMoE(nn.Module):
         seed: int = 0,
         formulas: Formulas = PLAIN,
         run_block: BlockRunner = call_block,
+        frequencies: Int64[Tensor, "elements"] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -68,7 +71,7 @@ class MatRISMoE(nn.Module):
         tasks = len(config.tasks)
         self.register_buffer("references", torch.zeros(tasks, ELEMENTS, dtype=torch.float64))
         self.register_buffer("scales", torch.ones(tasks, dtype=torch.float64))
-        self.reset_parameters(seed)
+        self.reset_parameters(seed, frequencies)
 
     @classmethod
     def from_preset(cls, name: str, seed: int = 0, **changes: Any) -> MatRISMoE:
@@ -79,15 +82,16 @@ class MatRISMoE(nn.Module):
         """
         return cls(preset_config(name, **changes), seed)
 
-    def reset_parameters(self, seed: int) -> None:
-        """Random weights that depend on the seed alone."""
+    def reset_parameters(self, seed: int, frequencies: Int64[Tensor, "elements"] | None = None) -> None:
+        """Random weights that depend on the seed alone, and experts of elements as at the construction."""
+        selection = initial_selection(self.config.experts, self.config.top_k, frequencies)
         with torch.random.fork_rng(devices=_devices_with_random_state()):
             torch.manual_seed(seed)
             self.atom_embedding.reset_parameters()
             self.edge_embedding.reset_parameters()
             for block in self.blocks:
                 assert isinstance(block, InteractionBlock)
-                block.reset_parameters(len(self.blocks))
+                block.reset_parameters(len(self.blocks), selection)
             for linear in (self.energy_hidden, self.magmom_hidden):
                 if linear is not None:
                     nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))

@@ -23,7 +23,7 @@ SavedModel: TypeAlias = "MatRISMoE | MatRIS"
 """What a model file can hold."""
 
 FORMAT = "matris-moe"
-VERSION = 1
+VERSION = 2
 
 
 def save_model(model: SavedModel, path: str | Path, about: dict[str, Any] | None = None) -> Path:

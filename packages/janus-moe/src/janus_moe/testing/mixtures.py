@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from janus_moe.routing import ELEMENTS
+from janus_moe.selection import ELEMENTS
 
 Formula = dict[int, int]
 """Atoms of each element."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from janus_graph import HIGHEST_ATOMIC_NUMBER
 from janus_train.data.frame import Frame
@@ -14,23 +14,26 @@ from janus_train.data.frame import Frame
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is taken off energies before a model learns the rest, in float64, and the scale of that rest.
+    """What is taken off energies before a model learns the rest, in float64, the scale of that rest, and how many atoms
+    each element has to learn from.
 
     Attributes:
         references: energy of each element (column = atomic number) in each task, eV; zero where the data are silent.
         scales: eV that a model's unit output stands for in each task: the root mean square force component times 1 Å.
         residuals: root mean square of what the references leave of the energies, eV/atom.
+        atoms: atoms of each element (place = atomic number), over all tasks.
         warnings: what a person should know about the fit.
     """
 
     references: Float64[np.ndarray, "tasks elements"]
     scales: Float64[np.ndarray, "tasks"]
     residuals: Float64[np.ndarray, "tasks"]
+    atoms: Int64[np.ndarray, "elements"]
     warnings: tuple[str, ...]
 
 
 def fit_statistics(frames: Sequence[Frame], tasks: Sequence[str]) -> Statistics:
-    """Reference energies by least squares on energies per atom, and scales from forces, for each task."""
+    """Reference energies by least squares on energies per atom, and scales from forces, for each task; atoms."""
     references = np.zeros((len(tasks), HIGHEST_ATOMIC_NUMBER + 1))
     scales, residuals = np.ones(len(tasks)), np.zeros(len(tasks))
     warnings: list[str] = []
@@ -41,7 +44,12 @@ def fit_statistics(frames: Sequence[Frame], tasks: Sequence[str]) -> Statistics:
             references[index], residuals[index], note = _fit(labelled)
             warnings += [f"task {task}: {note}"] if note else []
         scales[index] = _force_scale(own) or max(residuals[index], 1e-2)
-    return Statistics(references, scales, residuals, tuple(warnings))
+    return Statistics(references, scales, residuals, _atoms_of_elements(frames), tuple(warnings))
+
+
+def _atoms_of_elements(frames: Sequence[Frame]) -> Int64[np.ndarray, "elements"]:
+    numbers = [np.zeros(0, dtype=np.int64), *(frame.structure.atomic_numbers for frame in frames)]
+    return np.bincount(np.concatenate(numbers), minlength=HIGHEST_ATOMIC_NUMBER + 1)
 
 
 def _fit(frames: Sequence[Frame]) -> tuple[np.ndarray, float, str]:

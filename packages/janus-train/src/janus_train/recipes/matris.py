@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from janus_moe import MoELayer, expert_load
+from janus_moe import ELEMENTS
+from janus_moe.statistics import write_expert_maps
 from janus_train.config import ModelConfig
 from janus_train.data.load import DataSet
 from janus_train.data.statistics import Statistics
 from janus_train.failure import UserError
 from janus_train.recipes.matris_compat import compat_model, describe_compat
-from janus_train.recipes.recipe import ExpertMap, Recipe
+from janus_train.recipes.matris_experts import ExpertsSettle, atoms_of_run, expert_maps, moe_layers
+from janus_train.recipes.recipe import Recipe
 from matris_model import (
     PLAIN,
     PRESETS,
@@ -67,13 +68,15 @@ def model_config(config: ModelConfig) -> MatRISMoEConfig:
 
 
 def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> Recipe:
-    """A model for these data: their tasks and elements, reference energies and scales; random weights."""
-    model: MatRISMoE | MatRIS
+    """A model for these data: their tasks and elements, reference energies and scales, experts of elements that have
+    about as much to do as each other; random weights.
+    """
     if config.preset in COMPAT_PRESETS:
-        model = compat_model(config, data, statistics, seed)
-    else:
-        model = _moe_model(config, data, statistics, seed)
-    return Recipe(model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, expert_maps)
+        compat = compat_model(config, data, statistics, seed)
+        return Recipe(compat, compat.config.cutoff, compat.config.near_cutoff, _save, open_matris)
+    model = _moe_model(config, data, statistics, seed)
+    settle = ExpertsSettle(config.router, seed)
+    return Recipe(model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, settle, expert_maps)
 
 
 def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> MatRISMoE:
@@ -81,7 +84,8 @@ def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed:
     if any(frame.has("magmoms") for frame in data.train) and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
     formulas = _formulas(config)
-    model = MatRISMoE(shape, seed, formulas, checkpoint_block if config.checkpoint else call_block)
+    run_block = checkpoint_block if config.checkpoint else call_block
+    model = MatRISMoE(shape, seed, formulas, run_block, torch.from_numpy(statistics.atoms))
     model.references.copy_(torch.from_numpy(statistics.references))
     model.scales.copy_(torch.from_numpy(statistics.scales))
     return model
@@ -109,41 +113,38 @@ def open_matris(path: Path) -> MatRISMoE | MatRIS:
         raise UserError(str(error)) from error
 
 
-def expert_maps(model: nn.Module, atoms_of_element: np.ndarray) -> list[ExpertMap]:
-    """Weights of the experts for each element that occurs, and the rows that each expert computes, layer by layer.
-
-    Args:
-        model: the potential.
-        atoms_of_element: how many atoms of each atomic number the data have, [119].
-    """
-    from ase.data import chemical_symbols
-
-    present = np.flatnonzero(atoms_of_element)
-    rows = torch.from_numpy(atoms_of_element.astype(np.int64))
-    maps: list[ExpertMap] = []
-    for name, layer in model.named_modules():
-        if isinstance(layer, MoELayer):
-            weights = layer.router.expert_map().cpu()
-            maps.append(
-                {
-                    "name": name.replace("blocks.", "block ").replace(".", ": ").replace("_experts", " update"),
-                    "symbols": [chemical_symbols[z] for z in present],
-                    "weights": np.round(weights[present].double().numpy(), 4).tolist(),
-                    "load": expert_load(layer.router.selection.cpu(), rows, weights.shape[1]).tolist(),
-                }
-            )
-    return maps
-
-
 def describe(name_or_path: str) -> dict[str, Any]:
-    """Shape and parameter counts of a preset, or of a saved model. The largest preset is counted without memory."""
+    """Shape and parameter counts of a preset, or of a saved model, with what its experts do, layer by layer.
+
+    The largest preset is counted without memory. Experts are judged by the atoms that the run at the path learnt from,
+    or, where there is none, by one atom of each element that the model knows.
+    """
     if name_or_path in PRESETS:
         return _about(name_or_path, preset_config(name_or_path))
     if name_or_path in COMPAT_PRESETS:
         return _about(name_or_path, COMPAT_PRESETS[name_or_path])
     if not Path(name_or_path).exists():
         raise UserError(f"'{name_or_path}' is neither a preset ({', '.join(_preset_names())}) nor a path to a model")
-    return _about(name_or_path, open_matris(Path(name_or_path)).config)
+    model = open_matris(Path(name_or_path))
+    about = _about(name_or_path, model.config)
+    layers = expert_maps(model, atoms_of_run(Path(name_or_path), model.config.elements))
+    return {**about, "experts": {layer["name"]: layer["statistics"] for layer in layers}}
+
+
+def write_expert_map(name_or_path: str, path: Path) -> None:
+    """Writes which experts the elements of a saved model use, and with what weight, as `.csv` or `.json`.
+
+    Raises:
+        UserError: a preset, which has no elements yet, no saved model, or a file with another ending.
+    """
+    if not Path(name_or_path).exists():
+        raise UserError(f"'{name_or_path}' is no saved model; only a trained one has a map of experts worth a file")
+    model = open_matris(Path(name_or_path))
+    maps = {name: layer.router.expert_map() for name, layer in moe_layers(model)}
+    try:
+        write_expert_maps(maps, model.config.elements or range(1, ELEMENTS), path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--expert-map: {error}") from error
 
 
 def _about(name: str, config: MatRISMoEConfig | MatRISConfig) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def compat_model(config: ModelConfig, data: DataSet, statistics: Statistics, see
     """
     if given := [name for name in _FROM_DATA if name in config.changes]:
         raise UserError(f"model.{given[0]} follows from the data; leave it out")
-    for name in ("fused", "triton", "checkpoint"):
-        if getattr(config, name):
+    for name in ("fused", "triton", "checkpoint", "router"):
+        if getattr(config, name) != ModelConfig.model_fields[name].default:
             raise UserError(f"model.{name} is for MatRIS-MoE; leave it out, or choose another model.preset")
     if len(data.tasks) > 1:
         raise UserError(

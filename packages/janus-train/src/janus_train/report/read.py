@@ -30,12 +30,15 @@ _HOLDS = {
 
 
 class ExpertLayer(NamedTuple):
-    """A layer of experts: how much each counts for each element, weights [symbols, experts], and its rows, load."""
+    """A layer of experts: how much each counts for each element, weights [symbols, experts], its rows, load, and what
+    is said of them all.
+    """
 
     name: str
     symbols: list[str]
     weights: FloatArray
     load: FloatArray
+    statistics: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +215,8 @@ def _read_layers(directory: Path, remarks: list[str]) -> list[ExpertLayer]:
         try:
             weights = np.array(entry["weights"], dtype=np.float64)
             load = np.array(entry["load"], dtype=np.float64)
-            layer = ExpertLayer(str(entry["name"]), [str(symbol) for symbol in entry["symbols"]], weights, load)
+            symbols, said = [str(symbol) for symbol in entry["symbols"]], entry.get("statistics")
+            layer = ExpertLayer(str(entry["name"]), symbols, weights, load, said if isinstance(said, dict) else {})
         except (TypeError, KeyError, ValueError):
             remarks.append(f"experts.json: layer {place} has no name, symbols, weights and load; it is left out")
             continue

@@ -33,6 +33,7 @@ _PARITY = (
     ("forces", 1.0, "eV/Å", "meV/Å"),
     ("stress", 1000.0, "meV/Å³", "meV/Å³"),
 )
+_EXPERT_STATISTICS = ("dead", "max_over_mean", "load_entropy", "gate_entropy", "effective_experts")
 _TERMS = ("energy", "forces", "stress", "magmoms")
 # Time is counted in the longest of these of which a run took three.
 _CLOCK = (("hours", 3600), ("minutes", 60), ("seconds", 1))
@@ -198,9 +199,19 @@ def experts(run: Run) -> Section:
     ]
     body = [
         '<p class="soft">Colours: how much an expert (row) counts for an element (column), pale for little, dark for '
-        "much, grey for nothing. Bars: the share of the rows that an expert computes; dashed: an even share.</p>",
+        "much, grey for nothing. Bars: the share of the rows that an expert computes; dashed: an even share. "
+        "Evenness is an entropy over its highest value. As diverse as: so many experts, all used alike.</p>",
         markup.table(
-            ["layer", "experts", "experts per element", "unused", "busiest / even share", "evenness of load"],
+            [
+                "layer",
+                "experts",
+                "experts\nper element",
+                "unused",
+                "busiest /\neven share",
+                "evenness\nof load",
+                "evenness\nof gates",
+                "as diverse as",
+            ],
             [_balance(layer) for layer in run.layers],
         ),
         f'<div class="plots flow">{"".join(figures[:_LAYERS_SHOWN])}</div>',
@@ -336,19 +347,16 @@ def _spread(pairs: FloatArray, unit: str) -> str:
 
 
 def _balance(layer: ExpertLayer) -> list[str]:
-    """Name, number of experts, how many an element uses, how many nobody uses, and how even the load is."""
-    count = len(layer.load)
-    used = float((layer.weights > 0).sum(axis=1).mean())
-    total = float(layer.load.sum())
-    if total <= 0:
-        return [layer.name, str(count), three_figures(used), MISSING, MISSING, MISSING]
-    shares = layer.load[layer.load > 0] / total
-    entropy = float(-(shares * np.log(shares)).sum())
-    evenness = entropy / np.log(count) if count > 1 else 1.0
-    unused = int((layer.load == 0).sum())
+    """Name, number of experts, how many an element uses, how many nobody uses, and how even load and gates are."""
+    said = {key: as_number(layer.statistics.get(key)) for key in _EXPERT_STATISTICS}
+
+    def shown(key: str, unit: str, factor: float = 1.0) -> str:
+        return MISSING if np.isnan(said[key]) else f"{three_figures(factor * said[key])}{unit}"
+
     return [
-        layer.name, str(count), three_figures(used), str(unused), f"{three_figures(shares.max() * count)} ×",
-        f"{100 * evenness:.0f} %",
+        layer.name, str(len(layer.load)), three_figures(float((layer.weights > 0).sum(axis=1).mean())),
+        whole(said["dead"]), shown("max_over_mean", " ×"), shown("load_entropy", " %", 100),
+        shown("gate_entropy", " %", 100), shown("effective_experts", ""),
     ]  # fmt: skip
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 
-from janus_graph import AtomGraph, Halo, Structure, edge_tables, near_tables, strained
+from janus_graph import Halo, Structure, strained
+from janus_graph.parts import graph_part
 from matris_model.testing.candidate import TOLERANCE, Candidate, require_close, require_same
 
 _MOST_RANKS = 4
@@ -51,13 +51,14 @@ def same_however_it_is_split(candidate: Candidate, structure: Structure, rng: np
     whole = potential(deformed, ("energy",), halo=recorded).energy
     parts = []
     for rank in range(_MOST_RANKS):
-        owned = np.flatnonzero(rank_of_atom == rank)
-        part, ghosts = part_of(deformed, owned)
+        part = graph_part(deformed, rank_of_atom, rank, _MOST_RANKS)
         turns = iter(shown)
-        halo = _replayed(turns, torch.from_numpy(owned), torch.from_numpy(ghosts), structure)
-        parts.append(potential(part, ("energy",), halo=halo).energy)
+        halo = _replayed(turns, torch.from_numpy(part.owned), torch.from_numpy(part.ghosts), structure)
+        parts.append(potential(part.graph, ("energy",), halo=halo).energy)
         if next(turns, None) is not None:
-            raise AssertionError(f"broken law: a part with {len(owned)} atoms asks for fewer ghost rows: {structure}")
+            raise AssertionError(
+                f"broken law: a part with {len(part.owned)} atoms asks for fewer ghost rows: {structure}"
+            )
     total = torch.stack(parts).sum(dim=0)
     found, expected = (_with_gradients(energy, [positions, strain]) for energy in (total, whole))
     allowed = TOLERANCE * (1 + max(float(np.abs(values).max()) for values in expected))
@@ -69,40 +70,6 @@ def takes_a_halo(potential: object) -> bool:
     """Whether a potential can be told where the rows of other ranks' atoms come from."""
     function = potential.forward if isinstance(potential, nn.Module) else potential
     return callable(function) and "halo" in inspect.signature(function).parameters
-
-
-def part_of(graph: AtomGraph, owned: Int64[np.ndarray, "owned"]) -> tuple[AtomGraph, Int64[np.ndarray, "ghosts"]]:
-    """The graph of some of the atoms, with all edges centred on them; and which atoms its ghost rows stand for.
-
-    Args:
-        graph: a whole graph.
-        owned: which of its atoms, ascending.
-    """
-    centre, neighbour = graph.edge_index.numpy()
-    kept = np.flatnonzero(np.isin(centre, owned))
-    ghosts = np.setdiff1d(neighbour[kept], owned)
-    place = np.full(graph.atoms, -1)
-    place[owned] = np.arange(len(owned))
-    place[ghosts] = len(owned) + np.arange(len(ghosts))
-    numbers = graph.atomic_numbers.numpy()[owned]
-    elements, atoms_per_element = np.unique(numbers, return_counts=True)
-    edge_elements = numbers[place[centre[kept]]]
-    near = np.zeros(graph.edges, dtype=bool)
-    near[graph.near.edges.numpy()] = True
-    part = graph.replace(
-        positions=graph.positions[owned],
-        atomic_numbers=graph.atomic_numbers[owned],
-        structure_index=graph.structure_index[owned],
-        input_index=torch.arange(len(owned)),
-        edge_index=torch.from_numpy(np.stack([place[centre[kept]], place[neighbour[kept]]])),
-        edge_shifts=graph.edge_shifts[kept],
-        elements=tuple(elements.tolist()),
-        atoms_per_element=tuple(atoms_per_element.tolist()),
-        edges_per_element=tuple(int((edge_elements == z).sum()) for z in elements),
-        around=edge_tables(place[centre[kept]], len(owned)),
-        near=near_tables(place[centre[kept]], near[kept], len(owned)),
-    )
-    return part, ghosts
 
 
 def _replayed(turns: Iterator[Tensor], owned: Tensor, ghosts: Tensor, structure: Structure) -> Halo:
