@@ -155,7 +155,7 @@ def test_ranks_are_even_on_realistic_mixtures(name, top_k, width, hidden):
     assert (times.max(1) <= 1.1 * times.mean(1)).all()
     # Plain expert parallelism leaves ranks idle: where one element is half of all rows, most of the time.
     plain = rows_move(*work).times(cost)
-    assert plain.max(1)[0] > {"oxides": 2, "molecules": 2, "alloys": 1.3}[name] * plain.mean(1)[0]
+    assert plain.max(1)[0] > {"oxides": 2, "molecules": 2, "alloys": 1.2}[name] * plain.mean(1)[0]
 
 
 def test_few_rows_go_to_weights_and_many_rows_stay():

@@ -25,7 +25,7 @@ from janus_moe.cost import STEP_ROW_TRIPS, CostModel
 from janus_moe.selection import ELEMENTS, periodic_table_order
 
 # Percentages of what restoring an element's experts costs: rows whose moving would cost more stay where they are.
-_SHARES = (400, 100, 50, 25)
+_SHARES = (400, 100, 30)
 
 
 def slice_sizes(hidden: int, ranks: int) -> list[int]:
@@ -91,9 +91,7 @@ class ExpertPlan:
         """What each rank does in each layer."""
         found = np.zeros((4, self.layers, self.ranks), dtype=np.int64)
         for layer in range(self.layers):
-            found[:, layer] = planner_loops.load(
-                self.rows[layer], self.selection[layer], self.computes[layer], self.experts
-            )
+            found[:, layer] = planner_loops.load(*self._as_looped(layer), self.experts)
         return Load(*found)
 
     def bytes_sent(self, width: int, bytes_per_number: int = 4) -> dict[str, Int[np.ndarray, "layers ranks"]]:
@@ -117,15 +115,13 @@ class ExpertPlan:
         """Modelled picoseconds of each rank in each layer."""
         found = np.zeros((self.layers, self.ranks), dtype=np.int64)
         for layer in range(self.layers):
-            found[layer] = planner_loops.layer_times(
-                self.rows[layer],
-                self.selection[layer],
-                self.computes[layer],
-                self.experts,
-                self.slices,
-                _costs(cost),
-            )
+            found[layer] = planner_loops.layer_times(*self._as_looped(layer), self.experts, self.slices, _costs(cost))
         return found
+
+    def _as_looped(self, layer: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows, selection and ranks with the ranks of one element next to each other, as loops go."""
+        computes = np.ascontiguousarray(self.computes[layer].transpose(1, 2, 0))
+        return np.ascontiguousarray(self.rows[layer].T), self.selection[layer], computes
 
 
 def weights_move(
@@ -194,10 +190,11 @@ def plan_experts(
     # Layers of one kind have the same rows, and the same experts until their routers part.
     alike: dict[tuple[bytes, bytes], NDArray[np.int64]] = {}
     for layer in range(plan.layers):
-        own_rows, own_selection = plan.rows[layer], plan.selection[layer]
+        own_rows, own_selection = np.ascontiguousarray(plan.rows[layer].T), plan.selection[layer]
         key = own_rows.tobytes(), own_selection.tobytes()
         if key not in alike:
-            alike[key] = planner_loops.plan_layer(own_rows, own_selection, line, experts, plan.slices, costs, shares)
+            found = planner_loops.plan_layer(own_rows, own_selection, line, experts, plan.slices, costs, shares)
+            alike[key] = found.transpose(2, 0, 1)
         plan.computes[layer] = alike[key]
     return plan
 
