@@ -18,9 +18,10 @@ from janus_comm import (
     plan_halo,
 )
 from janus_comm.testing import run_rank_threads
-from janus_graph import AtomGraph, build_graph, edge_tables, near_tables
+from janus_graph import AtomGraph, build_graph
 from janus_graph.ase import structure_from_ase
 from janus_graph.lennard_jones import LennardJones
+from janus_graph.parts import graph_part
 from matris_model import MatRISMoE
 
 PARTS = 3
@@ -40,35 +41,6 @@ def model_and_graph() -> tuple[MatRISMoE, AtomGraph]:
     return model, build_graph([structure_from_ase(atoms)], 4.0, 3.3)
 
 
-def part_of(graph: AtomGraph, owner: torch.Tensor, part: int) -> tuple[AtomGraph, torch.Tensor, list[torch.Tensor]]:
-    """One part of a graph: owned atoms and the edges centred on them; which rows it needs from each part; by hand."""
-    owned = torch.nonzero(owner == part).flatten()
-    mine = torch.nonzero(owner[graph.edge_index[0]] == part).flatten()
-    neighbours = graph.edge_index[1, mine]
-    ghosts = [torch.unique(neighbours[(owner[neighbours] == other) & (other != part)]) for other in range(PARTS)]
-    rows = torch.cat([owned, *ghosts])
-    place = torch.full((graph.atoms,), -1).index_copy(0, rows, torch.arange(len(rows)))
-    numbers = graph.atomic_numbers[owned]
-    elements, atom_counts = torch.unique(numbers, return_counts=True)
-    centre_numbers = graph.atomic_numbers[graph.edge_index[0, mine]]
-    centre = place[graph.edge_index[0, mine]]
-    near = torch.isin(mine, graph.near.edges)
-    part_graph = graph.replace(
-        positions=graph.positions[owned],
-        atomic_numbers=numbers,
-        structure_index=graph.structure_index[owned],
-        input_index=torch.arange(len(owned)),
-        edge_index=torch.stack([centre, place[neighbours]]),
-        edge_shifts=graph.edge_shifts[mine],
-        elements=tuple(elements.tolist()),
-        atoms_per_element=tuple(atom_counts.tolist()),
-        edges_per_element=tuple(int((centre_numbers == z).sum()) for z in elements),
-        around=edge_tables(centre.numpy(), len(owned)),
-        near=near_tables(centre.numpy(), near.numpy(), len(owned)),
-    )
-    return part_graph, owned, ghosts
-
-
 @pytest.mark.parametrize(
     ("dtype", "compressed", "tolerance"),
     # Compressed, rows of each of the two blocks are rounded to 2⁻¹¹ on their way there and their cotangents back.
@@ -81,22 +53,21 @@ def test_a_structure_cut_over_ranks_gives_the_numbers_of_one(dtype, compressed, 
     whole = model(graph, ("energy", "forces", "stress"))
     ((whole.forces * weights).sum() + whole.stress.square().sum() + whole.energy.sum()).backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
-    owner = torch.from_numpy(np.random.default_rng(0).integers(0, PARTS, graph.atoms))
-    parts = [part_of(graph, owner, part) for part in range(PARTS)]
+    owner = np.random.default_rng(0).integers(0, PARTS, graph.atoms)
+    parts = [graph_part(graph, owner, part, PARTS) for part in range(PARTS)]
 
     # Made here: rank threads share one random state, and would draw each other's numbers.
     replicas = [model_and_graph()[0].to(dtype) for _ in range(PARTS)]
 
     def on_rank(communicator):
         replica = replicas[communicator.rank]
-        part, owned, ghosts = parts[communicator.rank]
+        held = parts[communicator.rank]
+        part, owned = held.graph, torch.from_numpy(held.owned)
         chain = Chain(part.positions.requires_grad_())
         exchange = make_exchange(communicator, chain)
-        place = torch.full((graph.atoms,), -1).index_copy(0, owned, torch.arange(len(owned)))
-        lists = [place[parts[other][2][communicator.rank]] for other in range(PARTS)]
-        plan = plan_halo(len(owned), lists, [len(rows) for rows in ghosts])
+        plan = plan_halo(part.atoms, held.send_rows, held.receive_counts)
         if compressed:
-            sent, received = part.atomic_numbers[plan.send_rows], graph.atomic_numbers[torch.cat(ghosts)]
+            sent, received = part.atomic_numbers[plan.send_rows], graph.atomic_numbers[torch.from_numpy(held.ghosts)]
             scales = plan_compression(communicator.rank, plan.send_counts, sent, plan.receive_counts, received)
             exchange = make_compressed_exchange(communicator, scales, chain)
         found = replica(part, ("energy", "forces", "stress"), halo=make_halo(plan, exchange))

@@ -2,7 +2,7 @@
 
 from janus_moe.experts import SwiGLU, SwiGLUExperts, gated_silu
 from janus_moe.fusion import TensorFunction, fused
-from janus_moe.groups import ElementGroups, group_rows
+from janus_moe.groups import ElementGroups, GroupRows, group_rows
 from janus_moe.layer import MoELayer
 from janus_moe.products import GroupedProduct, grouped_product, loop_product
 from janus_moe.routing import ElementRouter, expert_load
@@ -12,6 +12,7 @@ __all__ = [
     "ELEMENTS",
     "ElementGroups",
     "ElementRouter",
+    "GroupRows",
     "GroupedProduct",
     "MoELayer",
     "SwiGLU",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Protocol
 
 import torch
 from jaxtyping import Int32, Int64
@@ -31,6 +32,16 @@ class ElementGroups:
     def rows(self) -> int:
         """Number of rows over all elements."""
         return sum(self.counts)
+
+
+class GroupRows(Protocol):
+    """Makes the plan for rows sorted by element: `group_rows`, or one that knows more about the step."""
+
+    def __call__(
+        self, atomic_numbers: Sequence[int], counts: Sequence[int], device: torch.device | str
+    ) -> ElementGroups:
+        """The plan for rows of which `counts[k]` consecutive ones belong to `atomic_numbers[k]`."""
+        ...
 
 
 def group_rows(

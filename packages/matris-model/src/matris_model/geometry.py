@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from janus_graph import AtomGraph, EdgeTables, Halo, edge_vectors
-from janus_moe import ElementGroups, group_rows
+from janus_moe import ElementGroups, GroupRows, group_rows
 from matris_model.basis import envelope, legendre, radial_basis
 from matris_model.config import MatRISMoEConfig
 
@@ -76,7 +76,12 @@ class Geometry:
 
 
 def graph_geometry(
-    graph: AtomGraph, config: MatRISMoEConfig, dtype: torch.dtype, halo: Halo, tables: bool = True
+    graph: AtomGraph,
+    config: MatRISMoEConfig,
+    dtype: torch.dtype,
+    halo: Halo,
+    tables: bool = True,
+    group: GroupRows = group_rows,
 ) -> Geometry:
     """Index plans and basis functions of a graph, differentiable in its positions and cells.
 
@@ -88,6 +93,7 @@ def graph_geometry(
         dtype: precision of the basis functions.
         halo: brings the rows of neighbours.
         tables: whether to make the dense tables.
+        group: groups atoms and edges by element, for the experts.
     """
     vectors = edge_vectors(graph, halo).to(dtype)
     distances = vectors.square().sum(dim=1).sqrt()
@@ -107,8 +113,8 @@ def graph_geometry(
         near=graph.near,
         near_rows=near_rows,
         near_tables=near_tables(graph.near, near_rows, config.angular_functions) if tables else (),
-        atom_groups=group_rows(graph.elements, graph.atoms_per_element, graph.device),
-        edge_groups=group_rows(graph.elements, graph.edges_per_element, graph.device),
+        atom_groups=group(graph.elements, graph.atoms_per_element, graph.device),
+        edge_groups=group(graph.elements, graph.edges_per_element, graph.device),
         halo=halo,
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from janus_graph import AtomGraph, Halo, Properties, conservative_properties, no_halo
-from janus_moe import ELEMENTS, initial_selection
+from janus_moe import ELEMENTS, GroupRows, group_rows, initial_selection
 from matris_model.config import MatRISMoEConfig, preset_config
 from matris_model.elements import refuse_unseen_elements
 from matris_model.embedding import AtomEmbedding, EdgeEmbedding
@@ -121,6 +121,7 @@ class MatRISMoE(nn.Module):
         properties: Collection[str] = ("energy", "forces"),
         halo: Halo = no_halo,
         run_block: BlockRunner | None = None,
+        group: GroupRows = group_rows,
     ) -> Properties:
         """Energies of the structures and what else is asked for: forces, stress, magnetic moments.
 
@@ -129,6 +130,7 @@ class MatRISMoE(nn.Module):
             properties: any of "energy", "forces", "stress", "magmoms".
             halo: brings the rows of neighbours that other ranks own; energies are then sums over owned atoms.
             run_block: how blocks are run, if not as the model was made to.
+            group: groups rows by element; `UnitStep.group_rows` where experts are sharded over ranks.
 
         Raises:
             ValueError: a graph with other cutoffs, or a property the model does not have.
@@ -138,13 +140,17 @@ class MatRISMoE(nn.Module):
                 f"the graph was built with cutoffs {graph.cutoff} and {graph.near_cutoff} Å, the model needs "
                 f"{self.config.cutoff} and {self.config.near_cutoff} Å; pass model.config's to build_graph"
             )
-        return conservative_properties(lambda g: self.energies(g, halo, run_block), graph, properties)
+        return conservative_properties(lambda g: self.energies(g, halo, run_block, group), graph, properties)
 
     def energies(
-        self, graph: AtomGraph, halo: Halo = no_halo, run_block: BlockRunner | None = None
+        self,
+        graph: AtomGraph,
+        halo: Halo = no_halo,
+        run_block: BlockRunner | None = None,
+        group: GroupRows = group_rows,
     ) -> tuple[Float64[Tensor, "structures"], Float[Tensor, "atoms"] | None]:
         """Energies of the structures, eV, and magnetic moments of the atoms, μB (None without that head)."""
-        geometry = graph_geometry(graph, self.config, self.dtype, halo, self.tables)
+        geometry = graph_geometry(graph, self.config, self.dtype, halo, self.tables, group)
         atoms = self.atom_embedding(graph)
         edges = self.edge_embedding(geometry.radial)
         for block in self.blocks:
