@@ -1,6 +1,7 @@
-"""Graph and experts sharded at once: a batch cut over ranks, experts as planned, the numbers of one process."""
+"""Graph, experts and parameters sharded at once, over the same ranks: the numbers of one process."""
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_comm import Chain, Communicator, all_reduce, make_exchange, make_halo, plan_halo
+from janus_comm import Chain, Communicator, all_reduce, make_exchange, make_halo, make_mesh, plan_halo
+from janus_comm.sharding import GatherNodes
 from janus_comm.testing import run_rank_processes, run_rank_threads
-from janus_graph import AtomGraph, Structure, build_graph
+from janus_graph import AtomGraph, Structure, build_graph, strained
 from janus_graph.packing import CostModel
 from janus_graph.partition import atom_work, partition_atoms
 from janus_graph.parts import GraphPart, graph_part
@@ -68,64 +70,94 @@ def weights_of(graph: AtomGraph) -> torch.Tensor:
 
 
 def one_process(graph: AtomGraph):
-    model = copy.deepcopy(MODEL)
-    found = model(graph, ("energy", "forces", "stress"))
-    loss = (found.forces * weights_of(graph)).sum() + found.energy.square().sum() + found.stress.square().sum()
+    """Forces, energies, dE/dε, and the gradients of a loss of all of them."""
+    model, positions = copy.deepcopy(MODEL), graph.positions.clone().requires_grad_()
+    strain = torch.zeros_like(graph.cells, requires_grad=True)
+    energies = model(strained(graph.replace(positions=positions), strain), ("energy",)).energy
+    gradients = torch.autograd.grad(energies.sum(), [positions, strain], create_graph=True)
+    loss = energies.square().sum() + gradients[1].square().sum() - (gradients[0] * weights_of(graph)).sum()
     loss.backward()
-    gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
-    return found.detach(), gradients
+    outer = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+    return -gradients[0].detach(), energies.detach(), gradients[1].detach(), outer
 
 
-def on_rank(world: Communicator, graph: AtomGraph, parts: list[GraphPart], plan: ExpertPlan):
+def on_rank(world: Communicator, graph: AtomGraph, parts: list[GraphPart], plan: ExpertPlan, weights: str):
+    """A step of one rank, its dense parameters "whole" or shards of gather nodes that "keep" or "regather" them."""
     model, held = copy.deepcopy(MODEL), parts[world.rank]
     experts = shard_experts(model, world.rank, world.size)
+    slices = [parameter for layer in experts for parameter in layer.parameters()]
     part = held.graph.replace(positions=held.graph.positions.clone().requires_grad_())
-    chain = Chain(part.positions, *model.parameters())
+    nodes = None
+    if weights != "whole":
+        mesh = make_mesh(world, 1, world.size)
+        nodes = GatherNodes(model, model.blocks, mesh, regather=weights == "regather", ignored=slices)
+    phase = (lambda name: nullcontext()) if nodes is None else nodes.phase
+    chain = Chain(part.positions)
     exchange = make_exchange(world, chain)
     step = UnitStep(plan, world.rank, exchange)
     halo = make_halo(plan_halo(part.atoms, held.send_rows, held.receive_counts), exchange)
-    found = model(part, ("energy", "forces", "stress"), halo=halo, group=step.group_rows)
-    energy, stress = all_reduce(found.energy, world, chain), all_reduce(found.stress, world, chain)
-    mine = (found.forces * weights_of(graph)[torch.from_numpy(held.owned)]).sum()
+    strain = torch.zeros_like(part.cells, requires_grad=True)
+
+    def run_block(block, *features):
+        return block(*features) if nodes is None else nodes.in_step(chain, block, *features)
+
+    with phase("forward"):
+        energies = model(strained(part, strain), ("energy",), halo, run_block, step.group_rows).energy
+    with phase("inner"):
+        inputs = [part.positions, strain]
+        gradients = torch.autograd.grad(chain.join(energies.sum()), inputs, create_graph=True)
     # What all ranks know is counted once: each takes its share.
-    loss = mine + (energy.square().sum() + stress.square().sum()) / world.size
-    chain.join(loss).backward()
+    energy, virial = all_reduce(energies, world, chain), all_reduce(gradients[1], world, chain)
+    mine = -(gradients[0] * weights_of(graph)[torch.from_numpy(held.owned)]).sum()
+    loss = mine + (energy.square().sum() + virial.square().sum()) / world.size
+    with phase("outer"):
+        chain.join(loss, *gradients).backward()
     step.return_gradients(experts)
-    return found.forces.detach(), energy.detach(), stress.detach(), synchronised(model, world)
+    return -gradients[0].detach(), energy.detach(), virial.detach(), synchronised(model, world, nodes is not None)
 
 
-def synchronised(model: torch.nn.Module, world: Communicator) -> dict[str, torch.Tensor]:
-    """Gradients as one process has them: sums of what every rank has, slices of experts side by side."""
+def synchronised(model: torch.nn.Module, world: Communicator, sharded: bool) -> dict[str, torch.Tensor]:
+    """Gradients as one process has them: sums of what every rank has, slices of experts and shards side by side."""
     gradients = {}
     for name, parameter in model.named_parameters():
         own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        if "experts.experts." in name:
-            parts = world.gather_object(own.numpy())
-            gradients[name] = torch.cat(list(map(torch.from_numpy, parts)), 2 if name.endswith("gate_up") else 1)
-        else:
+        expert = "experts.experts." in name
+        if not (expert or sharded):
             gradients[name] = world.sum(own)
+            continue
+        parts = list(map(torch.from_numpy, world.gather_object(own.numpy())))
+        gradients[name] = torch.cat(parts, (2 if name.endswith("gate_up") else 1) if expert else 0)
     return gradients
 
 
-def check(run, ranks: int, structures: list[Structure], cost: ExpertCosts) -> None:
+def check(run, ranks: int, structures: list[Structure], cost: ExpertCosts, weights: str) -> None:
     graph, parts = cut(structures, ranks)
     plan = planned(parts, cost)
-    expected, gradients = one_process(graph)
-    for rank, (forces, energy, stress, found) in enumerate(run(ranks, lambda w: on_rank(w, graph, parts, plan))):
-        torch.testing.assert_close(forces, expected.forces[torch.from_numpy(parts[rank].owned)], rtol=0, atol=1e-10)
-        torch.testing.assert_close(energy, expected.energy, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(stress, expected.stress, rtol=0, atol=1e-11)
+    forces, energy, virial, gradients = one_process(graph)
+    results = run(ranks, lambda world: on_rank(world, graph, parts, plan, weights))
+    for rank, (own_forces, own_energy, own_virial, found) in enumerate(results):
+        torch.testing.assert_close(own_forces, forces[torch.from_numpy(parts[rank].owned)], rtol=0, atol=1e-10)
+        torch.testing.assert_close(own_energy, energy, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(own_virial, virial, rtol=0, atol=1e-10)
         for name, gradient in gradients.items():
             scale = max(1.0, float(gradient.abs().max()))
-            torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+            torch.testing.assert_close(
+                found[name].reshape(gradient.shape), gradient, rtol=0, atol=1e-10 * scale, msg=name
+            )
 
 
-@settings(max_examples=12, derandomize=True, deadline=None)
-@given(st.integers(1, 4), st.sampled_from(sorted(BATCHES)), st.sampled_from(sorted(COSTS)))
-def test_energies_forces_stress_and_gradients_are_those_of_one_process(ranks, batch, cost):
-    check(run_rank_threads, ranks, BATCHES[batch], COSTS[cost])
+@settings(max_examples=16, derandomize=True, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.sampled_from(sorted(BATCHES)),
+    st.sampled_from(sorted(COSTS)),
+    st.sampled_from(["whole", "keep", "regather"]),
+)
+def test_energies_forces_stress_and_gradients_are_those_of_one_process(ranks, batch, cost, weights):
+    check(run_rank_threads, ranks, BATCHES[batch], COSTS[cost], weights)
 
 
-@pytest.mark.parametrize("cost", COSTS)
-def test_processes_give_the_numbers_of_one(cost):
-    check(run_rank_processes, 3, BATCHES["large and small"], COSTS[cost])
+@pytest.mark.parametrize("batch", ["large and small", "one isolated atom"])
+@pytest.mark.parametrize("weights", ["whole", "keep", "regather"])
+def test_processes_give_the_numbers_of_one(batch, weights):
+    check(run_rank_processes, 3, BATCHES[batch], COSTS["rows travel"], weights)

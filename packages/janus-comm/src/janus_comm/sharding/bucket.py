@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,15 +26,20 @@ class Place:
     names: tuple[str, ...]
 
 
-def places_by_block(model: nn.Module, blocks: Sequence[nn.Module]) -> list[list[Place]]:
-    """The parameters of each block, and last those that belong to no block, or to several of them.
+def places_by_block(
+    model: nn.Module, blocks: Sequence[nn.Module], ignored: Collection[nn.Parameter] = ()
+) -> list[list[Place]]:
+    """The parameters of each block, and last those that belong to no block, or to several of them; not the ignored.
 
     Raises ValueError when a block is no part of the model, or part of another block.
     """
     block_of = _block_of_modules(model, blocks)
     found: dict[nn.Parameter, list[tuple[int, nn.Module, str, str]]] = {}
+    left_alone = {id(parameter) for parameter in ignored}
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in left_alone:
+                continue
             path = f"{module_name}.{name}" if module_name else name
             found.setdefault(parameter, []).append((block_of.get(module, len(blocks)), module, name, path))
     places: list[list[Place]] = [[] for _ in range(len(blocks) + 1)]

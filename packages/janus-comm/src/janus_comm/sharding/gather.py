@@ -12,7 +12,7 @@ forward pass, and its reverse.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from janus_comm.chain import Chain
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh
 from janus_comm.sharding.bucket import Bucket, ShardedTensors, holding, places_by_block, plain_rows
 from janus_comm.sharding.copies import Copies
 from janus_comm.sharding.initialize import Start
 from janus_comm.sharding.layout import without_repeats
+from janus_comm.sharding.milestones import Visit, pass_milestone
 from janus_comm.sharding.reduction import Reduction
 from janus_comm.tangents import recompute_block
 
@@ -44,6 +46,11 @@ class GatherNodes:
     What does not belong to a block, or to several of them, is gathered once in the forward pass and stays to the end.
     Gradients are summed over ranks, not averaged: what is differentiated is the sum of all ranks' losses.
 
+    Ranks that share a graph have other collectives between these, which a :class:`Chain` holds in order. Call blocks
+    through :meth:`in_step` there, so that gathers and reductions keep their places among them::
+
+        atoms, edges = nodes.in_step(chain, block, atoms, edges, geometry)
+
     Args:
         model: on every rank with the same values, or on the meta device.
         blocks: modules of it that are called one after the other, in any order, also several times.
@@ -56,6 +63,7 @@ class GatherNodes:
         start: how a model on the meta device gets its values.
         presented: the form in which modules hold their rows: tensors, or DTensors (`as_dtensors`).
         memory: is told when whole weights come and go, for as long as it is looked at: it remembers all of it.
+        ignored: parameters that are left as they are; somebody else shards them.
     """
 
     def __init__(
@@ -70,17 +78,19 @@ class GatherNodes:
         start: Start | None = None,
         presented: ShardedTensors = plain_rows,
         memory: MemoryAccounting | None = None,
+        ignored: Collection[nn.Parameter] = (),
     ) -> None:
         self.regather = regather
         self.ranks, self._replicas = mesh.unit_axis, mesh.replica_axis
         names = {module: name for name, module in model.named_modules()}
         titles = [*(names.get(block, type(block).__name__) for block in blocks), "the rest of the model"]
-        places = places_by_block(model, blocks)
+        places = places_by_block(model, blocks, ignored)
         self.buckets: list[Bucket] = []
         for index, (module, title) in enumerate(zip([*blocks, model], titles, strict=True)):
             own = places[index] if start is None else start.of(module, places[index], index)
             self.buckets.append(Bucket(title, own, mesh.unit_axis, memory, dtype, presented))
             places[index].clear()  # the whole parameters go before those of the next block are made
+        self._index_of = {block: index for index, block in enumerate(blocks)}
         self._by_storage = {bucket.storage: index for index, bucket in enumerate(self.buckets)}
         self._rest = len(blocks)
         self._visits: list[int] = []
@@ -271,6 +281,39 @@ class GatherNodes:
             known[index] = _Gather.apply(self, index, *bucket.shards)  # type: ignore[no-untyped-call]
         return known[index]
 
+    def in_step(self, chain: Chain, block: nn.Module, *features: Any) -> Any:
+        """What the block makes of the features, its gathers and reductions in step with the chain on every rank.
+
+        Tensors of floating point numbers among the features and results pass a milestone before and behind the block.
+        Ranks call blocks in one order, also those that have nothing to compute. Not for blocks that are checkpointed.
+
+        Raises ValueError for a module that is no block of these nodes.
+        """
+        index = self._index_of.get(block)
+        if index is None:
+            raise ValueError(f"{type(block).__name__} is not one of the blocks whose weights are gathered")
+        self._step.chained = True
+        before = Visit(lambda: self._enter(index), lambda: self._leave(index))
+        behind = Visit(lambda: None, lambda: self._enter(index))
+        after: Any = block(*_passed(before, chain, features))
+        if isinstance(after, Tensor):
+            return _passed(behind, chain, (after,))[0]
+        return _passed(behind, chain, after)
+
+    def _enter(self, index: int) -> None:
+        """A pass is about to go through a block."""
+        if self._step.phase in ("inner", "outer") and self.regather:
+            self._need(index)
+
+    def _leave(self, index: int) -> None:
+        """A pass has gone through a block. When the outer one has been through all calls, its gradients are whole."""
+        step = self._step
+        if step.phase != "outer":
+            return
+        step.left.append(index)
+        while step.to_reduce and step.left.count(index) == self._visits.count(index) and index in step.to_reduce:
+            self._reduce(step.to_reduce.popleft())
+
     # What autograd keeps
 
     def _pack(self, tensor: Tensor) -> Tensor | _Kept:
@@ -298,7 +341,7 @@ class GatherNodes:
                 "only the outer pass of by_double_backward may reach parameters, and its graph is not kept"
             )
         step.received[index] = gradients
-        while step.to_reduce and step.to_reduce[0] in step.received:
+        while not step.chained and step.to_reduce and step.to_reduce[0] in step.received:
             self._reduce(step.to_reduce.popleft())
 
     def _reduce(self, index: int) -> None:
@@ -320,12 +363,21 @@ class GatherNodes:
             self._advance()
 
 
+def _passed(visit: Visit, chain: Chain, features: Sequence[Any]) -> tuple[Any, ...]:
+    """The features, those that have derivatives behind a milestone."""
+    floating = [isinstance(one, Tensor) and one.is_floating_point() for one in features]
+    through = iter(pass_milestone(visit, chain, *(one for one, yes in zip(features, floating, strict=True) if yes)))
+    return tuple(next(through) if yes else one for one, yes in zip(features, floating, strict=True))
+
+
 class _Step:
     """What changes in the course of one evaluation."""
 
     def __init__(self) -> None:
         self.phase = ""
         self.evaluating = False
+        self.chained = False
+        self.left: list[int] = []
         self.present: int | None = None
         self.expected: deque[int] = deque()
         self.weights: dict[int, tuple[Tensor, ...]] = {}
