@@ -174,3 +174,41 @@ def test_what_does_not_fit_is_refused():
     part = graph_part(graph, np.arange(8) % 2, 0, 2)
     with pytest.raises(ValueError, match="a part of a graph"):
         graph_part(part.graph, np.zeros(4, dtype=int), 0, 1)
+
+
+def porous_framework(pores: int = 2) -> Structure:
+    """Struts along the edges of a cubic net, with nothing between them."""
+    rng = np.random.default_rng(0)
+    period = 10
+    grid = np.stack(np.meshgrid(*[np.arange(pores * period)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    struts = grid[(grid % period < 2).sum(1) >= 2]
+    positions = struts * 2.5 + rng.normal(0, 0.05, struts.shape)
+    return Structure(np.full(len(struts), 14), positions, np.eye(3) * pores * period * 2.5, [True] * 3)
+
+
+def ghosts_of(graph, owner, parts):
+    return sum(len(graph_part(graph, owner, part, parts).ghosts) for part in range(parts))
+
+
+def test_metis_finds_smaller_halos_in_porous_frameworks_and_no_smaller_work():
+    metis = pytest.importorskip("janus_graph.metis")
+    structure, parts = porous_framework(), 16
+    graph = build_graph([structure], CUTOFF, CUTOFF / 2)
+    work = atom_work(graph, CostModel())
+    owner = metis.partition_by_metis(graph, work, parts)
+    assert owner.tolist() == metis.partition_by_metis(graph, work, parts).tolist()
+    total = np.bincount(owner, work, minlength=parts)
+    assert total.max() <= 1.04 * total.mean() + work.max()
+    (planes,) = partition_atoms([structure], [graph.in_input_order(torch.from_numpy(work)).numpy()], parts, CUTOFF)
+    assert ghosts_of(graph, owner, parts) < ghosts_of(graph, planes[graph.input_index.numpy()], parts)
+
+
+@given(batches, part_counts)
+def test_metis_gives_every_atom_a_part_also_where_there_are_few(structures, parts):
+    metis = pytest.importorskip("janus_graph.metis")
+    graph = build_graph(structures, CUTOFF, CUTOFF / 2)
+    owner = metis.partition_by_metis(graph, atom_work(graph, CostModel()), parts)
+    assert owner.shape == (graph.atoms,)
+    assert 0 <= owner.min() <= owner.max() < parts
+    with pytest.raises(ValueError, match="into 0 parts"):
+        metis.partition_by_metis(graph, atom_work(graph, CostModel()), 0)
