@@ -11,7 +11,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "test", "integration", "docs"]
 
 PACKAGES = ("janus-comm", "janus-moe", "janus-graph", "matris-model", "janus-train")
-ON_TWO_PROCESSES = ("janus-graph", "matris-model")
+ON_TWO_PROCESSES = ("janus-graph", "janus-moe", "matris-model")
 """Packages with many tests that start no processes of their own: two at a time, with one thread each."""
 ALL_EDITABLE = tuple(part for name in PACKAGES for part in ("-e", f"packages/{name}"))
 
