@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from janus_moe import ELEMENTS, MoELayer, group_rows, loop_product
 from janus_moe.cost import CostModel
-from janus_moe.dispatch import dispatch
+from janus_moe.dispatch import dispatch, dispatch_layers
 from janus_moe.expert_parallel import ShardedExperts, UnitStep, shard_experts
 from janus_moe.planner import plan_experts, rows_move, weights_move
 from janus_moe.testing import simulate_ranks
@@ -161,6 +161,17 @@ def test_loads_of_the_plan_are_what_ranks_do(spread):
         assert sent["weights"][0, rank] == 24 * case.width * others
         assert sent["gradients"][0, rank] == 24 * case.width * back
         assert sent["rows"][0, rank] == 4 * 8 * case.width * (len(part.sent) + len(part.results))
+
+
+def test_layers_that_are_planned_alike_are_worked_out_once():
+    case = Case(width=3, experts=6, top_k=2, hidden=3, shared_hidden=2, counts={1: 1, 8: 1}, seed=3)
+    rows = np.zeros((3, 2, ELEMENTS), dtype=np.int64)
+    rows[:, :, [1, 8]] = [[[2, 3], [4, 1]], [[9, 0], [0, 9]], [[2, 3], [4, 1]]]
+    selection = np.stack([case.layer().router.selection.numpy()] * 3)
+    plan = plan_experts(rows, selection, 6, 3, CHEAP_ROWS)
+    first, second, third = dispatch_layers(plan, 1)
+    assert first is third
+    assert second.counts == dispatch(plan, 1, 1).counts == (9,)
 
 
 def test_a_rank_without_rows_and_one_with_all_of_them():

@@ -68,27 +68,38 @@ class Dispatch:
     returned: tuple[tuple[Int64[Tensor, "some"], Int64[Tensor, "some"]], ...]
 
 
+def dispatch_layers(plan: ExpertPlan, rank: int, device: torch.device | str = "cpu") -> tuple[Dispatch, ...]:
+    """What rank `rank` does in every layer of a plan; layers that are planned alike share it."""
+    known: dict[tuple[bytes, ...], Dispatch] = {}
+    parts = []
+    for layer in range(plan.layers):
+        key = tuple(table[layer].tobytes() for table in (plan.rows, plan.selection, plan.computes))
+        if key not in known:
+            known[key] = dispatch(plan, layer, rank, device)
+        parts.append(known[key])
+    return tuple(parts)
+
+
 def dispatch(plan: ExpertPlan, layer: int, rank: int, device: torch.device | str = "cpu") -> Dispatch:
     """What rank `rank` does in layer `layer` of a plan, its index tensors on `device`."""
-    rows, ranks = plan.rows[layer], plan.ranks
-    # Whether any of an element's experts is computed for a rank by a rank, [ranks, present, ranks].
-    served = (plan.computes[layer][..., None] == np.arange(ranks)).any(2) & (rows > 0)[:, :, None]
-    experts = [_restored(plan, layer, other) for other in range(ranks)]
-    segments = _segments(plan, layer, rank, served)
-    wide, order = _wide_groups(plan, layer, segments, experts[rank])
+    rows, computes, ranks = plan.rows[layer], plan.computes[layer], plan.ranks
+    # Whether any of an element's experts is computed by a rank for this one, and by this one for a rank.
+    by = (computes[rank][:, :, None] == np.arange(ranks)).any(1) & (rows[rank] > 0)[:, None]
+    serves = (computes == rank).any(2) & (rows > 0)
+    experts = _restored(plan, layer)
+    wide, order = _wide_groups(plan, layer, _segments(plan, layer, rank, serves), experts[rank])
 
-    travels = (rows[:, :, None] * served).sum(1)
-    np.fill_diagonal(travels, 0)
-    sent = _sent(rows[rank], served[rank], rank)
+    sent = _sent(rows[rank], by, rank)
+    out, back = rows[rank] @ by, (rows * serves).sum(1)
+    out[rank] = back[rank] = 0
     own = int(rows[rank].sum())
-    there = own + int(travels[:, rank].sum())
+    there = own + int(back.sum())
     if len(wide) == 1 and len(order) == there and _counts_up(order):
         wide = [replace(wide[0], rows=None)]
     result = np.full(there, -1, dtype=np.int64)
     result[order] = np.arange(len(order))
     kept_rows = np.flatnonzero(result[:own] >= 0)
     kept = result[kept_rows]
-
     slices = np.concatenate(experts)
 
     def tensor(values: Integers) -> Tensor:
@@ -102,9 +113,9 @@ def dispatch(plan: ExpertPlan, layer: int, rank: int, device: torch.device | str
             tuple(len(some) * int(plan.slices[rank]) for some in experts),
             tuple(len(experts[rank]) * int(size) for size in plan.slices),
         ),
-        moves=bool(travels.any()),
+        moves=bool(((computes != np.arange(ranks)[:, None, None]) & (rows > 0)[:, :, None]).any()),
         sent=tensor(sent),
-        row_counts=(tuple(travels[rank].tolist()), tuple(travels[:, rank].tolist())),
+        row_counts=(tuple(out.tolist()), tuple(back.tolist())),
         wide=tuple(_on(group, device) for group in wide),
         results=tensor(result[own:]),
         kept=None if _counts_up(kept) and len(kept) == len(order) == own else tensor(kept),
@@ -123,18 +134,19 @@ class _Segment:
     count: int
 
 
-def _restored(plan: ExpertPlan, layer: int, rank: int) -> Integers:
-    """Experts that a rank computes, ascending."""
-    computed = (plan.computes[layer] == rank) & (plan.rows[layer] > 0)[:, :, None]
-    _, element, slot = np.nonzero(computed)
-    return np.unique(plan.selection[layer][element, slot])
+def _restored(plan: ExpertPlan, layer: int) -> list[Integers]:
+    """Experts that each rank computes, ascending."""
+    rank, element = np.nonzero(plan.rows[layer])
+    used = np.zeros((plan.ranks, plan.experts), dtype=bool)
+    used[plan.computes[layer][rank, element], plan.selection[layer][element]] = True
+    return [np.flatnonzero(of_rank) for of_rank in used]
 
 
-def _segments(plan: ExpertPlan, layer: int, rank: int, served: NDArray[np.bool_]) -> list[_Segment]:
+def _segments(plan: ExpertPlan, layer: int, rank: int, serves: NDArray[np.bool_]) -> list[_Segment]:
     """What a rank computes of its own rows, and then of those that each other rank sends it, by element."""
     rows, segments, first = plan.rows[layer], [], 0
     for source in (rank, *(other for other in range(plan.ranks) if other != rank)):
-        for element in np.flatnonzero(rows[source] if source == rank else served[source, :, rank]).tolist():
+        for element in np.flatnonzero(rows[source] if source == rank else serves[source]).tolist():
             slots = tuple(np.flatnonzero(plan.computes[layer][source, element] == rank).tolist())
             count = int(rows[source, element])
             if slots:
@@ -190,14 +202,14 @@ def _unit_places(restored: int, slices: Integers) -> Integers:
     return np.concatenate(blocks, axis=1)
 
 
-def _sent(rows: Integers, served: NDArray[np.bool_], rank: int) -> Integers:
+def _sent(rows: Integers, by: NDArray[np.bool_], rank: int) -> Integers:
     """Own rows that other ranks compute, by rank and element."""
     first = np.cumsum(rows) - rows
     parts = [
         np.arange(first[element], first[element] + rows[element])
-        for other in range(served.shape[1])
-        for element in np.flatnonzero(served[:, other])
+        for other in range(by.shape[1])
         if other != rank
+        for element in np.flatnonzero(by[:, other])
     ]
     return np.concatenate([*parts, np.empty(0, np.int64)]).astype(np.int64)
 

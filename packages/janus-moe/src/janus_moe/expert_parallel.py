@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from janus_moe.dispatch import Dispatch, WideGroups, dispatch
+from janus_moe.dispatch import Dispatch, WideGroups, dispatch_layers
 from janus_moe.experts import SwiGLUExperts, gated_silu
 from janus_moe.fusion import TensorFunction
 from janus_moe.groups import ElementGroups, group_rows
@@ -48,7 +48,7 @@ class UnitStep:
 
     def __init__(self, plan: ExpertPlan, rank: int, exchange: Exchange, device: torch.device | str = "cpu") -> None:
         self.exchange = exchange
-        self.dispatches = tuple(dispatch(plan, layer, rank, device) for layer in range(plan.layers))
+        self.dispatches = dispatch_layers(plan, rank, device)
         self._restored: dict[int, Tensor] = {}
 
     def group_rows(
