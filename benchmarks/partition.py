@@ -97,9 +97,7 @@ def main() -> None:
     results = [row for name, one in structures() for row in measure(name, one, arguments.cutoff, arguments.parts)]
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     print(json.dumps({"setting": vars(arguments), "machine": machine, "results": results}, indent=1))
-    print(
-        "\n| structure | parts | work, most over mean | halo over atoms | over METIS | time over neighbour list |"
-    )
+    print("\n| structure | parts | work, most over mean | halo over atoms | over METIS | time over neighbour list |")
     print("|---|---|---|---|---|---|")
     for row in results:
         print(
