@@ -61,7 +61,8 @@ def test(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """What needs several packages together: whole runs, several ranks, the command line."""
     _install(session, *ALL_EDITABLE, "--group", "test")
-    session.run("pytest", "tests", *session.posargs, env=_environment())
+    # Runs start processes, and wait for them to import torch more than they compute: two at a time take two thirds.
+    session.run("pytest", "tests", "-n", "2", *session.posargs, env=_environment() | {"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
