@@ -223,7 +223,7 @@ def measure(
     return {
         "elements": len(groups.counts), "rows": rows, "rows_of_elements": groups.counts, "gathered_rows": few.rows,
         "peak_gflop_per_s": statistics.median(peaks) / 1e9, "gflop": 36 * rows * width * hidden / 1e9,
-        "over_peak": {name: statistics.median(values) for name, values in ratios.items()},
+        "over_peak": {name: statistics.median(values) for name, values in ratios.items() if values},
     }  # fmt: skip
 
 
