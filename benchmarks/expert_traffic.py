@@ -12,15 +12,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from planner import batch_of
 from torch import Tensor
 
 from janus_moe import MoELayer, loop_product
-from janus_moe.cost import CostModel
 from janus_moe.expert_parallel import UnitStep, shard_experts
 from janus_moe.planner import ExpertPlan, plan_experts, rows_move, weights_move
-from janus_moe.testing import MIXTURES, rows_of_batch
+from janus_moe.testing import MIXTURES
 from matris_model import PRESETS, MatRISMoEConfig
 
 
@@ -68,18 +67,8 @@ def counted_bytes(config: MatRISMoEConfig, plan: ExpertPlan, rank: int) -> int:
 
 def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     config = PRESETS[name]
-    edges, atoms = rows_of_batch(MIXTURES[arguments.mixture], arguments.ranks, arguments.atoms, 0)
-    rows = np.stack([edges, atoms] * config.blocks)
-    moe = MoELayer(1, config.experts, config.top_k, 1, 1)
-    selection = np.stack([moe.router.selection.numpy()] * len(rows))
+    rows, selection, cost = batch_of(config, arguments.mixture, arguments.ranks, arguments.atoms)
     work = rows, selection, config.experts, config.expert_hidden
-    cost = CostModel.from_rates(
-        config.width,
-        config.expert_hidden,
-        flops_per_second=3e13,
-        bytes_per_second=2e11,
-        seconds_per_exchange=2e-5,
-    )
     found = []
     for kind, plan in (
         ("by plan", plan_experts(*work, cost)),

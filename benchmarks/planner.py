@@ -22,15 +22,13 @@ from janus_moe import initial_selection
 from janus_moe.cost import CostModel
 from janus_moe.planner import ExpertPlan, plan_experts, rows_move
 from janus_moe.testing import MIXTURES, rows_of_batch
-from matris_model import PRESETS
+from matris_model import PRESETS, MatRISMoEConfig
 
 
-def measure(mixture: str, preset: str, ranks: int, atoms: int, repeats: int) -> dict[str, Any]:
-    config = PRESETS[preset]
+def batch_of(config: MatRISMoEConfig, mixture: str, ranks: int, atoms: int) -> tuple[np.ndarray, np.ndarray, CostModel]:
+    """Rows and experts of all layers, edges and atoms in turn, and what they cost a rank of these rates."""
     rows = np.stack(rows_of_batch(MIXTURES[mixture], ranks, atoms, 0) * config.blocks)
-    start = initial_selection(config.experts, config.top_k).numpy()
-    alike = np.stack([start] * len(rows))
-    parted = np.stack([(start + 7 * layer) % config.experts for layer in range(len(rows))])
+    selection = np.stack([initial_selection(config.experts, config.top_k).numpy()] * len(rows))
     cost = CostModel.from_rates(
         config.width,
         config.expert_hidden,
@@ -38,6 +36,13 @@ def measure(mixture: str, preset: str, ranks: int, atoms: int, repeats: int) -> 
         bytes_per_second=2e11,
         seconds_per_exchange=2e-5,
     )
+    return rows, selection, cost
+
+
+def measure(mixture: str, preset: str, ranks: int, atoms: int, repeats: int) -> dict[str, Any]:
+    config = PRESETS[preset]
+    rows, alike, cost = batch_of(config, mixture, ranks, atoms)
+    parted = (alike + 7 * np.arange(len(rows))[:, None, None]) % config.experts
 
     def timed(selection: np.ndarray) -> tuple[float, ExpertPlan]:
         seconds = []

@@ -13,7 +13,7 @@ from janus_comm import Accounting, Chain, Counted, make_exchange
 from janus_comm.testing import run_rank_processes, run_rank_threads
 from janus_moe import ELEMENTS, MoELayer, group_rows, loop_product
 from janus_moe.cost import CostModel
-from janus_moe.expert_parallel import UnitStep, shard_experts
+from janus_moe.expert_parallel import ShardedExperts, UnitStep, shard_experts
 from janus_moe.planner import plan_experts
 
 EXPERTS, TOP_K, WIDTH, HIDDEN = 6, 3, 4, 5
@@ -66,6 +66,23 @@ def one_process(counts):
     return forces, {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+def whole_gradients(model, world, sharded=False):
+    """Gradients as one process has them: slices of experts, and shards of all else where there are some, side by side;
+    sums over ranks of what every rank has."""
+    slices = {
+        id(p): d for m in model.modules() if isinstance(m, ShardedExperts) for p, d in ((m.gate_up, 2), (m.down, 1))
+    }
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        dim = slices.get(id(parameter), 0 if sharded else None)
+        if dim is None:
+            gradients[name] = world.sum(own)
+        else:
+            gradients[name] = torch.cat(list(map(torch.from_numpy, world.gather_object(own.numpy()))), dim)
+    return gradients
+
+
 def on_rank(world, counts, plan):
     """Forces of a rank's rows, all gradients as they are after synchronisation, and bytes sent by phase."""
     model, accounting = copy.deepcopy(MODEL), Accounting()
@@ -77,16 +94,7 @@ def on_rank(world, counts, plan):
     (force,) = torch.autograd.grad(energy, rows, create_graph=True)
     chain.join(energy**2 + torch.cos(force).sum(), force).backward()
     step.return_gradients(layers)
-    gradients = {}
-    for name, parameter in model.named_parameters():
-        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        dim = {"gate_up": 2, "down": 1}.get(name.rpartition(".")[2]) if ".experts." in name else None
-        if dim is None:
-            gradients[name] = world.sum(own)
-        else:
-            parts = world.gather_object(own.numpy())
-            gradients[name] = torch.cat([torch.from_numpy(part) for part in parts], dim)
-    return force.detach(), gradients, accounting.total("exchange_rows").bytes_sent
+    return force.detach(), whole_gradients(model, world), accounting.total("exchange_rows").bytes_sent
 
 
 def check(results, counts, plan):

@@ -20,6 +20,7 @@ from janus_moe import ELEMENTS, MoELayer
 from janus_moe.cost import CostModel as ExpertCosts
 from janus_moe.expert_parallel import UnitStep, shard_experts
 from janus_moe.planner import ExpertPlan, plan_experts
+from test_expert_parallel import whole_gradients
 from test_parts import model_and_graph
 
 MODEL = model_and_graph()[0]
@@ -113,21 +114,7 @@ def on_rank(world: Communicator, graph: AtomGraph, parts: list[GraphPart], plan:
     with phase("outer"):
         chain.join(loss, *gradients).backward()
     step.return_gradients(experts)
-    return -gradients[0].detach(), energy.detach(), virial.detach(), synchronised(model, world, nodes is not None)
-
-
-def synchronised(model: torch.nn.Module, world: Communicator, sharded: bool) -> dict[str, torch.Tensor]:
-    """Gradients as one process has them: sums of what every rank has, slices of experts and shards side by side."""
-    gradients = {}
-    for name, parameter in model.named_parameters():
-        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        expert = "experts.experts." in name
-        if not (expert or sharded):
-            gradients[name] = world.sum(own)
-            continue
-        parts = list(map(torch.from_numpy, world.gather_object(own.numpy())))
-        gradients[name] = torch.cat(parts, (2 if name.endswith("gate_up") else 1) if expert else 0)
-    return gradients
+    return -gradients[0].detach(), energy.detach(), virial.detach(), whole_gradients(model, world, nodes is not None)
 
 
 def check(run, ranks: int, structures: list[Structure], cost: ExpertCosts, weights: str) -> None:

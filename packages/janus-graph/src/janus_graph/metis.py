@@ -35,10 +35,10 @@ def partition_by_metis(graph: AtomGraph, work: Int64[np.ndarray, "atoms"], parts
         return np.zeros(graph.atoms, dtype=np.int64)
     centre, neighbour = graph.edge_index.numpy()
     # Once for each pair of atoms, however many of their images are neighbours, and nothing to itself.
-    pairs = np.unique(np.stack([centre, neighbour])[:, centre != neighbour], axis=1)
-    starts = np.searchsorted(pairs[0], np.arange(graph.atoms + 1))
+    pairs = np.unique((centre * graph.atoms + neighbour)[centre != neighbour])
+    starts = np.searchsorted(pairs, np.arange(graph.atoms + 1) * graph.atoms)
     scale = max(1, -(-int(work.sum()) // _LARGEST_TOTAL))
-    adjacency = pymetis.CSRAdjacency(adj_starts=starts.tolist(), adjacent=pairs[1].tolist())
+    adjacency = pymetis.CSRAdjacency(adj_starts=starts.tolist(), adjacent=(pairs % graph.atoms).tolist())
     weights = np.maximum(work // scale, 1).tolist()
     _, owner = pymetis.part_graph(parts, adjacency=adjacency, vweights=weights)
     return np.array(owner, dtype=np.int64)

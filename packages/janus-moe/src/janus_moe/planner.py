@@ -150,10 +150,9 @@ def rows_move(
 
     Args and errors are those of `plan_experts`.
     """
-    elements, rows, selection = _present(rows, selection, experts)
-    homes = selection[:, None] * rows.shape[1] // experts
-    shape = (*rows.shape, selection.shape[2])
-    return ExpertPlan(elements, rows, selection, experts, hidden, np.broadcast_to(homes, shape).copy())
+    plan = weights_move(rows, selection, experts, hidden)
+    plan.computes[:] = plan.selection[:, None] * plan.ranks // experts
+    return plan
 
 
 def plan_experts(
