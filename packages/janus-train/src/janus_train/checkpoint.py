@@ -8,52 +8,16 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from janus_train.failure import UserError
-
-
-@dataclass
-class Progress:
-    """Where a training stands.
-
-    Attributes:
-        step: optimiser steps done, skipped ones too.
-        epoch: which pass over the data the next step belongs to.
-        batch: which batch of that pass it is.
-        best_loss: lowest validation loss so far; None before the first validation.
-        best_step: where it was.
-        skipped: steps that had no finite gradient.
-        skipped_in_a_row: of those, the latest without a good one between.
-        seconds: time spent, over all starts.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best_loss: float | None = None
-    best_step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class TrainingState:
-    """Everything that makes the trajectory: weights, their running mean, the optimiser, where it stands."""
-
-    model: nn.Module
-    mean: AveragedModel
-    optimizer: torch.optim.Optimizer
-    progress: Progress = field(default_factory=Progress)
+from janus_train.state import Progress, TrainingState
 
 
 def save_checkpoint(directory: Path, state: TrainingState, keep: int) -> Path:
@@ -100,7 +64,7 @@ def load_checkpoint(directory: Path, state: TrainingState) -> None:
     set_state_dict(
         state.model, state.optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"]
     )
-    state.mean.load_state_dict(tensors["mean"])
+    state.mean.updates = tensors["mean_updates"]
     torch.set_rng_state(tensors["random"])
     state.progress = progress
 
@@ -117,5 +81,6 @@ def _tensors(state: TrainingState) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     model, optimizer = get_state_dict(state.model, state.optimizer)
-    mean: Mapping[str, Any] = state.mean.state_dict()
-    return {"model": model, "optimizer": optimizer, "mean": dict(mean), "random": torch.get_rng_state()}
+    mean = state.mean
+    return {"model": model, "optimizer": optimizer, "mean": mean.weights, "mean_updates": mean.updates,
+            "random": torch.get_rng_state()}  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from janus_comm import Accounting, Communicator
-from janus_train.checkpoint import TrainingState, save_checkpoint
+from janus_train.checkpoint import save_checkpoint
 from janus_train.config import Config
 from janus_train.data.batch import FrameSource, label_counts
 from janus_train.data.batching import epoch_batches
@@ -24,6 +24,7 @@ from janus_train.failure import UserError
 from janus_train.metrics import MetricsLog
 from janus_train.optim import learning_rate
 from janus_train.recipes import Recipe
+from janus_train.state import TrainingState
 from janus_train.step import StepResult, clip_gradients, compute_gradients
 
 
@@ -112,22 +113,26 @@ def run_steps(training: Training) -> None:
 
 def validate(training: Training, log: MetricsLog) -> Evaluation:
     """Errors of the mean of the weights on the validation frames; the best so far become the run's model file."""
-    progress, weights = training.state.progress, training.config.loss.weights
-    mean = training.state.mean.module
-    found = evaluate(mean, training.val, tuple(weights), training.world, training.config.data.batch_edges)
+    with training.state.mean.in_place():
+        return _validate_in_place(training, log)
+
+
+def _validate_in_place(training: Training, log: MetricsLog) -> Evaluation:
+    progress, weights, model = training.state.progress, training.config.loss.weights, training.state.model
+    found = evaluate(model, training.val, tuple(weights), training.world, training.config.data.batch_edges)
     loss = found.loss(weights)
     best = progress.best_loss is None or loss < progress.best_loss
     if best:
         progress.best_loss, progress.best_step = loss, progress.step
     if training.talks:
-        experts = {layer["name"]: layer["statistics"] for layer in training.recipe.expert_maps(mean, training.atoms)}
+        experts = {layer["name"]: layer["statistics"] for layer in training.recipe.expert_maps(model, training.atoms)}
         log.write({"kind": "val", "step": progress.step, "loss": loss, "best": best, "tasks": found.tasks,
                    **({"experts": experts} if experts else {}), "seconds": round(progress.seconds, 3)})  # fmt: skip
         forces = "  ".join(f"{task} {1000 * errors['forces_mae']:.0f}" for task, errors in found.tasks.items()
                            if errors["forces_mae"] is not None)  # fmt: skip
         training.display.say(f"step {progress.step}: validation loss {loss:.4f}, force MAE in meV/Å: {forces}")
         if best:
-            training.recipe.save(mean, training.directory, {"step": progress.step, "validation": found.tasks})
+            training.recipe.save(model, training.directory, {"step": progress.step, "validation": found.tasks})
     return found
 
 
@@ -156,7 +161,7 @@ def _step(training: Training, places: np.ndarray, lr: float) -> StepResult:
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()
-        state.mean.update_parameters(state.model)
+        state.mean.update()
     else:
         _skip(training, places)
     return result

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from janus_comm import Accounting, Communicator, Counted, agree, launch, make_mesh
-from janus_train.checkpoint import TrainingState, load_checkpoint
+from janus_train.checkpoint import load_checkpoint
 from janus_train.config import Config, ModelConfig, load_config, save_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
@@ -25,8 +25,9 @@ from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.loop import Training, run_steps
 from janus_train.metrics import MetricsLog
-from janus_train.optim import make_optimizer, running_mean
+from janus_train.optim import MovingMean, make_optimizer
 from janus_train.recipes import Recipe
+from janus_train.state import TrainingState
 
 T = TypeVar("T")
 
@@ -72,7 +73,7 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
         data, statistics, recipe = _agreed(world, lambda: _prepare(config, make_recipe))
         model = recipe.model.to(device=launched.device, dtype=getattr(torch, config.run.dtype))
         torch.use_deterministic_algorithms(config.run.deterministic)
-        state = TrainingState(model, running_mean(model, config.optim.ema_decay), make_optimizer(model, config.optim))
+        state = TrainingState(model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim))
         directory = resumed or _new_directory(world, config)
         if resumed is not None:
             _agreed(world, lambda: _take_up(directory, data, state))
