@@ -17,6 +17,7 @@ from janus_comm import (
     Chain,
     Communicator,
     Counted,
+    KeptResults,
     Mesh,
     all_to_all,
     by_double_backward,
@@ -96,6 +97,8 @@ class ShardedStep:
         self.model, self.sharding, self.mesh, self.strategy = model, sharding, mesh, strategy
         self.weights, self._device, self._accounting = dict(loss_weights), device, accounting
         self._unit = mesh.unit_axis
+        self._phase_name = ""
+        self._evaluation: _Evaluation | None = None
         self._shapes = shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._layers = [module for module in model.modules() if isinstance(module, MoELayer)]
         self.experts: list[ShardedExperts] = []
@@ -115,6 +118,9 @@ class ShardedStep:
 
     def _shard(self) -> GatherNodes | StockShards:
         model, blocks, strategy = self.model, self.sharding.blocks, self.strategy
+        if strategy.checkpoint:
+            for block in blocks:
+                self._keep_collectives(block)
         start = None
         if any(parameter.is_meta for parameter in model.parameters()):
             start = Start(self._initialize, self._device)
@@ -137,6 +143,24 @@ class ShardedStep:
             model, blocks, self.mesh, regather=strategy.weights == "regather", checkpoint=strategy.checkpoint,
             start=start, ignored=[*of_experts, *whole],
         )  # fmt: skip
+
+    def _keep_collectives(self, block: nn.Module) -> None:
+        """When the block is computed again, for a derivative, it gets the rows that it got the first time."""
+        forward = block.forward
+
+        def run(*features: Any) -> tuple[Tensor, ...]:
+            evaluation = self._evaluation
+            assert evaluation is not None
+            kept = evaluation.kept.setdefault(block, KeptResults())
+            if self._phase_name in ("forward", "tangent"):
+                with evaluation.chain.keeping(kept.begin()):
+                    first: tuple[Tensor, ...] = forward(*features)
+                    return first
+            inputs = [each for each in features if isinstance(each, Tensor)]
+            with evaluation.on_chain(Chain(*inputs, kept=kept.again())) as chain:
+                return tuple(chain.join(result) for result in forward(*features))
+
+        block.forward = run
 
     def _initialize(self, module: nn.Module) -> None:
         """Values for a block, whose experts are whole for this moment only; or for what is outside the blocks."""
@@ -207,7 +231,7 @@ class ShardedStep:
         return step_result(values, torch.stack(norms).norm(), prepared.counts, self.weights)
 
     def _pass(self, share: UnitBatch, counts: Mapping[str, int]) -> Tensor:
-        evaluation = _Evaluation(self, share)
+        evaluation = self._evaluation = _Evaluation(self, share)
         batch = evaluation.batch
         seen: list[Tensor] = []
 
@@ -225,10 +249,12 @@ class ShardedStep:
         route = by_tangent if self.strategy.route == "tangent" else by_double_backward
         route(evaluation.potential, evaluation.inputs, loss, self._phase)
         evaluation.experts.return_gradients(self.experts)
+        self._evaluation = None
         return seen[0]
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
+        self._phase_name = name
         with self._accounting.phase(name), self._shards.phase(name):
             yield
 
@@ -278,7 +304,8 @@ class ShardedStep:
         mine = source.shares(range(len(source.frames)), self.mesh.replica)[self.mesh.replica_index]
         for some in passes_of(mine, source.edges[mine].tolist(), budget):
             share = unit_batch(source, some, self.mesh.unit_index, self.mesh.unit)
-            found = _Evaluation(self, share).predict(source, some, properties)
+            self._evaluation = _Evaluation(self, share)
+            found = self._evaluation.predict(source, some, properties)
             if self.mesh.unit_index == 0:
                 yield from zip(some, found, strict=True)
 
@@ -353,6 +380,7 @@ class _Evaluation:
         device = step._device
         self.batch: Batch = share.batch.to(device)
         self.counted = share.counted.to(device)
+        self.kept: dict[nn.Module, KeptResults] = {}
         self._chain: Chain | None = None
         graph, part = self.batch.graph, share.part
         self.experts = UnitStep(
@@ -373,6 +401,21 @@ class _Evaluation:
         """What energies are differentiated with respect to: positions, and strains where there is a stress to learn."""
         graph = self.batch.graph
         return [graph.positions] + ([torch.zeros_like(graph.cells)] if "strain" in self._inputs else [])
+
+    @property
+    def chain(self) -> Chain:
+        """The order of the collectives that are called now."""
+        assert self._chain is not None
+        return self._chain
+
+    @contextmanager
+    def on_chain(self, chain: Chain) -> Iterator[Chain]:
+        """Collectives that are called inside are links of this chain."""
+        self._chain, before = chain, self._chain
+        try:
+            yield chain
+        finally:
+            self._chain = before
 
     def potential(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """This rank's parts of the energies of its structures, and the moments of its atoms where they are learnt."""
