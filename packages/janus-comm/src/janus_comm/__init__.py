@@ -1,7 +1,7 @@
 """Collectives with derivatives of every order, the replica × unit mesh, launching and accounting."""
 
 from janus_comm.accounting import Accounting, Counted, Tally
-from janus_comm.chain import Chain, connect
+from janus_comm.chain import Chain, KeptResults, connect
 from janus_comm.checked import Checked
 from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
 from janus_comm.communicator import Communicator, SingleRank, agree
@@ -25,6 +25,7 @@ __all__ = [
     "Counted",
     "Evaluated",
     "Exchange",
+    "KeptResults",
     "Launch",
     "LaunchError",
     "MeasuredError",

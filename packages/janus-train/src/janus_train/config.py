@@ -41,6 +41,9 @@ class DataConfig(Section):
     val_fraction: float = Field(default=0.1, gt=0, lt=1, description="part set aside where nothing is marked")
     keys: KeyNames = KeyNames()
     batch_edges: int = Field(default=4000, ge=1, description="edges of one optimiser step, over all ranks")
+    pass_edges: int | None = Field(
+        default=None, ge=1, description="edges a rank computes at a time; a step with more adds up several passes"
+    )
 
     @field_validator("train", "val", mode="before")
     @classmethod
@@ -122,8 +125,17 @@ class OptimConfig(Section):
 class MeshConfig(Section):
     """How many ranks, and what they share. `replica × unit` must be the number of launched ranks."""
 
-    replica: int = Field(default=1, ge=1, description="replicas of a unit")
-    unit: int = Field(default=1, ge=1, description="ranks of a unit")
+    replica: int = Field(default=1, ge=1, description="replicas of a unit; they share the structures of a step")
+    unit: int = Field(
+        default=1, ge=1, description="ranks of a unit; they share the model and cut structures that are large"
+    )
+    route: Literal["backward", "tangent"] = Field(
+        default="backward", description="of a unit's gradients; tangent: slower, and less memory with model.checkpoint"
+    )
+    weights: Literal["keep", "regather"] = Field(
+        default="keep",
+        description="whole weights of blocks on route backward: through a step, or one by one",
+    )
 
 
 class RunConfig(Section):

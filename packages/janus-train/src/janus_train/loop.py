@@ -15,7 +15,8 @@ import torch
 from janus_comm import Accounting, Communicator
 from janus_train.checkpoint import Checkpoints
 from janus_train.config import Config
-from janus_train.data.batch import FrameSource, label_counts
+from janus_train.data.ahead import ahead
+from janus_train.data.batch import FrameSource
 from janus_train.data.batching import epoch_batches
 from janus_train.data.write import write_frames
 from janus_train.display import Display
@@ -25,7 +26,7 @@ from janus_train.metrics import MetricsLog
 from janus_train.optim import learning_rate
 from janus_train.recipes import Recipe
 from janus_train.state import TrainingState
-from janus_train.step import StepResult, clip_gradients, compute_gradients
+from janus_train.step import Prepared, StepResult, TrainingStep, clip_gradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class Training:
     Attributes:
         config: the resolved configuration.
         recipe: the model and what can be done with it.
+        step: how ranks share a step.
         state: what the steps change.
         train: frames to learn from.
         val: frames to judge by.
@@ -49,6 +51,7 @@ class Training:
 
     config: Config
     recipe: Recipe
+    step: TrainingStep
     state: TrainingState
     train: FrameSource
     val: FrameSource
@@ -88,12 +91,13 @@ def run_steps(training: Training) -> None:
     began = time.monotonic() - progress.seconds
     window = _Window(time.monotonic())
     frames = training.train.frames
-    batches = _batches(training)
+    batches = ahead(_batches(training), lambda batch: training.step.prepare(training.train, batch.places.tolist()))
     while progress.step < last:
-        places = next(batches)
+        batch, prepared = next(batches)
+        places, progress.epoch, progress.batch = batch.places, batch.epoch, batch.number
         lr = learning_rate(progress.step, config.max_steps, training.config.optim)
         training.recipe.before_step(training.state.model, progress.step)
-        result = _step(training, places, lr)
+        result = _step(training, places, prepared, lr)
         progress.step += 1
         progress.seconds = time.monotonic() - began
         window.structures += len(places)
@@ -124,43 +128,50 @@ def validate(training: Training, log: MetricsLog) -> Evaluation:
 
 
 def _validate_in_place(training: Training, log: MetricsLog) -> Evaluation:
-    progress, weights, model = training.state.progress, training.config.loss.weights, training.state.model
-    found = evaluate(model, training.val, tuple(weights), training.world, training.config.data.batch_edges)
+    progress, weights = training.state.progress, training.config.loss.weights
+    predictions = training.step.predictions(training.val, tuple(weights), training.config.data.batch_edges)
+    found = evaluate(predictions, training.val, training.world)
     loss = found.loss(weights)
     best = progress.best_loss is None or loss < progress.best_loss
     if best:
         progress.best_loss, progress.best_step = loss, progress.step
+    maps = training.recipe.expert_maps(training.state.model, training.atoms)
+    model = training.step.whole_model() if best else None
     if training.talks:
-        experts = {layer["name"]: layer["statistics"] for layer in training.recipe.expert_maps(model, training.atoms)}
+        experts = {layer["name"]: layer["statistics"] for layer in maps}
         log.write({"kind": "val", "step": progress.step, "loss": loss, "best": best, "tasks": found.tasks,
                    **({"experts": experts} if experts else {}), "seconds": round(progress.seconds, 3)})  # fmt: skip
         forces = "  ".join(f"{task} {1000 * errors['forces_mae']:.0f}" for task, errors in found.tasks.items()
                            if errors["forces_mae"] is not None)  # fmt: skip
         training.display.say(f"step {progress.step}: validation loss {loss:.4f}, force MAE in meV/Å: {forces}")
-        if best:
+        if model is not None:
             training.recipe.save(model, training.directory, {"step": progress.step, "validation": found.tasks})
     return found
 
 
-def _batches(training: Training) -> Iterator[np.ndarray]:
-    """Batches from where the state stands, epoch after epoch; the state follows."""
-    progress, config = training.state.progress, training.config
+@dataclass(frozen=True, eq=False)
+class _StepBatch:
+    """The frames of a step, and where the training stands when it is done."""
+
+    places: np.ndarray
+    epoch: int
+    number: int
+
+
+def _batches(training: Training) -> Iterator[_StepBatch]:
+    """Batches from where the state stands, epoch after epoch."""
+    config = training.config
+    epoch, first = training.state.progress.epoch, training.state.progress.batch
     while True:
-        batches = epoch_batches(training.train.edges, config.data.batch_edges, config.run.seed, progress.epoch)
-        while progress.batch < len(batches):
-            progress.batch += 1
-            yield batches[progress.batch - 1]
-        progress.epoch, progress.batch = progress.epoch + 1, 0
+        batches = epoch_batches(training.train.edges, config.data.batch_edges, config.run.seed, epoch)
+        for number in range(first, len(batches)):
+            yield _StepBatch(batches[number], epoch, number + 1)
+        epoch, first = epoch + 1, 0
 
 
-def _step(training: Training, places: np.ndarray, lr: float) -> StepResult:
-    state, config, world = training.state, training.config, training.world
-    batch = training.train.batch(training.train.shares(places.tolist(), world.size)[world.rank])
-    counts = label_counts([training.train.frames[place] for place in places])
-    result = compute_gradients(
-        state.model, state.model, None if batch is None else batch.to(training.device), counts,
-        config.loss.weights, world,
-    )  # fmt: skip
+def _step(training: Training, places: np.ndarray, prepared: Prepared, lr: float) -> StepResult:
+    state, config = training.state, training.config
+    result = training.step.gradients(prepared)
     if result.finite:
         state.progress.skipped_in_a_row = 0
         clip_gradients(list(state.model.parameters()), result.grad_norm, config.optim.clip)

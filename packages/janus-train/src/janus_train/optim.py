@@ -14,15 +14,19 @@ from janus_train.config import OptimConfig
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices, and none on norms, biases and router tables."""
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    groups: dict[tuple[bool, type], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        (decayed if parameter.dim() >= 2 and "router" not in name else kept).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        decayed = parameter.dim() >= 2 and "router" not in name
+        # Sharded parameters may be DTensors, which no fused update takes together with others.
+        groups.setdefault((decayed, type(parameter.data)), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": config.weight_decay if decayed else 0.0}
+            for (decayed, _), parameters in groups.items()
+        ],
+        lr=config.lr,
+        fused=True,
+    )
 
 
 def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +30,7 @@ from janus_train.metrics import MetricsLog
 from janus_train.optim import MovingMean, make_optimizer
 from janus_train.recipes import Recipe
 from janus_train.state import TrainingState
+from janus_train.ways import make_step
 
 T = TypeVar("T")
 
@@ -68,12 +71,15 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
     with launch(config.run.device) as launched:
         accounting = Accounting()
         world = Counted(launched.world, accounting)
-        # Every rank computes its share of a step's structures, whichever axis it is on: small structures stay whole.
-        make_mesh(world, config.mesh.replica, config.mesh.unit)
+        mesh = make_mesh(world, config.mesh.replica, config.mesh.unit)
         data, statistics, recipe = _agreed(world, lambda: _prepare(config, make_recipe))
-        model = recipe.model.to(device=launched.device, dtype=getattr(torch, config.run.dtype))
         torch.use_deterministic_algorithms(config.run.deterministic)
-        state = TrainingState(model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim))
+        step = make_step(config, recipe, mesh, launched.device, accounting)
+        model = recipe.model
+        state = TrainingState(
+            model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim),
+            portions=step.portions,
+        )  # fmt: skip
         directory = resumed or _new_directory(world, config)
         if resumed is not None:
             _agreed(world, lambda: _take_up(directory, data, state, world.rank))
@@ -85,7 +91,7 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
             config.run.checkpoint_in_background, display.say,
         )  # fmt: skip
         training = Training(
-            config, recipe, state,
+            config, recipe, step, state,
             train=FrameSource(data.train, recipe.cutoff, recipe.near_cutoff),
             val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
             world=world, accounting=accounting, device=launched.device, directory=directory,
@@ -119,7 +125,11 @@ def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
 def _prepare(config: Config, make_recipe: RecipeMaker) -> tuple[DataSet, Statistics, Recipe]:
     data = load_data(config)
     statistics = fit_statistics(data.train, data.tasks)
-    return data, statistics, make_recipe(config.model, data, statistics, config.run.seed)
+    # A model that ranks share is made block by block, where each keeps its part; until then it has no memory.
+    with torch.device("meta") if config.mesh.unit > 1 else nullcontext():
+        recipe = make_recipe(config.model, data, statistics, config.run.seed)
+    recipe.model.to(dtype=getattr(torch, config.run.dtype))
+    return data, statistics, recipe
 
 
 def _new_directory(world: Communicator, config: Config) -> Path:
@@ -205,7 +215,11 @@ def _environment() -> dict[str, Any]:
 
 
 def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
-    parameters = sum(parameter.numel() for parameter in training.recipe.model.parameters())
+    portions = training.step.portions
+    parameters = sum(
+        math.prod(portions[name].shape) if name in portions else parameter.numel()
+        for name, parameter in training.recipe.model.named_parameters()
+    )
     config, state = training.config, training.state
     say = training.display.say
     source = "the bundled data set" if config.data.train is None else ", ".join(map(str, config.data.train))
@@ -224,16 +238,15 @@ def _finish(training: Training, statistics: Statistics) -> None:
     """Judges the model file as a user would get it, and writes the report."""
     from janus_train.report import build_report
 
-    best = training.recipe.load(training.directory).to(training.device)
+    training.step.open_saved(training.directory)
     weights = tuple(training.config.loss.weights)
-    found = evaluate(
-        best, training.val, weights, training.world, training.config.data.batch_edges, statistics.references
-    )
+    predictions = training.step.predictions(training.val, weights, training.config.data.batch_edges)
+    found = evaluate(predictions, training.val, training.world, statistics.references)
+    layers = training.recipe.expert_maps(training.state.model, statistics.atoms)
     if not training.talks:
         return
     directory, progress = training.directory, training.state.progress
     _write_evaluation(directory, found, progress.best_step)
-    layers = training.recipe.expert_maps(best, statistics.atoms)
     (directory / "experts.json").write_text(json.dumps({"layers": layers}))
     report = build_report(directory)
     say = training.display.say

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -32,6 +32,7 @@ class StockShards:
             as on one rank.
         checkpoint: keep only what goes into a block, and compute what is inside again when a derivative needs it.
         start: how a model on the meta device gets its values.
+        ignored: parameters that are left as they are; somebody else shards them.
 
     Raises ValueError where blocks share a parameter.
     """
@@ -44,19 +45,19 @@ class StockShards:
         *,
         checkpoint: bool = False,
         start: Start | None = None,
+        ignored: Collection[nn.Parameter] = (),
     ) -> None:
-        places = places_by_block(model, blocks)
+        places = places_by_block(model, blocks, ignored)
         _require_unshared(places[-1], blocks)
         for index, block in enumerate(blocks):
-            if start is not None:
-                start.of(block, places[index], index)
+            own = places[index] if start is None else start.of(block, places[index], index)
             if device_mesh is not None:
-                fully_shard(block, mesh=device_mesh, reshard_after_forward=True)
+                others = _others(block, own)
+                fully_shard(block, mesh=device_mesh, reshard_after_forward=True, ignored_params=others)
             carry_tangents(block, checkpoint)
-        if start is not None:
-            start.of(model, places[-1], len(blocks))
+        own = places[-1] if start is None else start.of(model, places[-1], len(blocks))
         if device_mesh is not None:
-            fully_shard(model, mesh=device_mesh)
+            fully_shard(model, mesh=device_mesh, ignored_params=_others(model, own))
         carry_tangents(model)
         for module in model.modules():
             if isinstance(module, FSDPModule):
@@ -70,6 +71,11 @@ class StockShards:
         if isinstance(self._root, FSDPModule) and name in ("forward", "tangent"):
             self._root.set_requires_gradient_sync(name == "tangent")
         yield
+
+
+def _others(module: nn.Module, own: Sequence[Place]) -> set[nn.Parameter]:
+    """Parameters of a module that are not among its own: those of its blocks, and those that are ignored."""
+    return set(module.parameters()) - {place.parameter for place in own}
 
 
 def _require_unshared(places: Sequence[Place], blocks: Sequence[nn.Module]) -> None:
