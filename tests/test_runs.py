@@ -52,7 +52,11 @@ def test_the_saved_configuration_repeats_the_run_to_the_bit(finished_run: Path, 
 
 
 @pytest.mark.parametrize(
-    "switches", [[], ["run.deterministic=true", "model.router.noise=0.02", "model.router.freeze_at=6"]]
+    "switches",
+    [
+        ["run.checkpoint_in_background=false"],
+        ["run.deterministic=true", "model.router.noise=0.02", "model.router.freeze_at=6"],
+    ],
 )
 def test_stopping_and_resuming_changes_no_bit(switches: list[str], data_file: Path, tmp_path: Path, command):
     settings = [f"data.train={data_file}", *TINY, "run.max_steps=8", "run.val_every=3", "run.keep_checkpoints=1",

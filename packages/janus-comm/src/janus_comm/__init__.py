@@ -12,7 +12,7 @@ from janus_comm.halo import make_halo, plan_halo
 from janus_comm.launch import Launch, launch
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh, make_mesh
-from janus_comm.process_group import ProcessGroupCommunicator
+from janus_comm.process_group import ProcessGroupCommunicator, torch_group
 from janus_comm.routes import Evaluated, by_double_backward, by_tangent, evaluate
 from janus_comm.tangent_rules import MissingDerivative
 from janus_comm.tangents import carry_tangents
@@ -54,4 +54,5 @@ __all__ = [
     "plan_compression",
     "plan_halo",
     "reduce_scatter",
+    "torch_group",
 ]

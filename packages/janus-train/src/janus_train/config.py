@@ -152,6 +152,9 @@ class RunConfig(Section):
     val_every: int = Field(default=500, ge=1, description="steps between validations")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    checkpoint_in_background: bool = Field(
+        default=True, description="copy the state, then write while the training goes on; else write without a copy"
+    )
     max_bad_steps: int = Field(default=10, ge=1, description="steps in a row without finite gradients before giving up")
 
 

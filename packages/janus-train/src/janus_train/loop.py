@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from janus_comm import Accounting, Communicator
-from janus_train.checkpoint import save_checkpoint
+from janus_train.checkpoint import Checkpoints
 from janus_train.config import Config
 from janus_train.data.ahead import ahead
 from janus_train.data.batch import FrameSource
@@ -44,6 +44,7 @@ class Training:
         accounting: what this rank sent.
         device: where the model is.
         directory: the run directory.
+        checkpoints: where the state is kept.
         display: what the person sees.
         atoms: training atoms of each element, which the load of experts is counted with.
     """
@@ -58,6 +59,7 @@ class Training:
     accounting: Accounting
     device: torch.device
     directory: Path
+    checkpoints: Checkpoints
     display: Display
     atoms: np.ndarray
 
@@ -109,10 +111,14 @@ def run_steps(training: Training) -> None:
         if progress.step % config.log_every == 0:
             window = _Window(time.monotonic())
         if progress.step % config.val_every == 0 or progress.step == config.max_steps:
+            # In the same memory as what is being written, and no step would get on meanwhile anyway.
+            training.checkpoints.wait()
             validate(training, log)
             window = _Window(time.monotonic())
         if progress.step % config.checkpoint_every == 0 or progress.step == last:
-            _checkpoint(training)
+            training.checkpoints.save(training.state)
+        training.checkpoints.check()
+    training.checkpoints.wait()
 
 
 def validate(training: Training, log: MetricsLog) -> Evaluation:
@@ -194,12 +200,6 @@ def _skip(training: Training, places: np.ndarray) -> None:
             f"{progress.skipped_in_a_row} steps in a row had no finite gradient; look at the structures in {kept}, "
             f"and try a lower optim.lr (now {training.config.optim.lr}) or optim.clip"
         )
-
-
-def _checkpoint(training: Training) -> None:
-    if training.talks:
-        save_checkpoint(training.directory / "checkpoints", training.state, training.config.run.keep_checkpoints)
-    training.world.barrier()
 
 
 def _train_line(training: Training, result: StepResult, lr: float, window: _Window, elapsed: float) -> dict[str, Any]:

@@ -68,6 +68,13 @@ class MovingMean:
         if self.weights:
             torch._foreach_lerp_(list(self.weights.values()), list(self._followed.values()), 1 - now)
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begins anew from the weights as they are now."""
+        self.updates = 0
+        for name, mean in self.weights.items():
+            mean.copy_(self._followed[name])
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Puts the means where the model has its parameters for as long as the context lasts.

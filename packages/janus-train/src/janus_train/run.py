@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from janus_comm import Accounting, Communicator, Counted, agree, launch, make_mesh
-from janus_train.checkpoint import load_checkpoint
+from janus_train.checkpoint import Checkpoints, load_checkpoint
 from janus_train.config import Config, ModelConfig, load_config, save_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
@@ -82,17 +82,22 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
         )  # fmt: skip
         directory = resumed or _new_directory(world, config)
         if resumed is not None:
-            _agreed(world, lambda: _take_up(directory, data, state))
+            _agreed(world, lambda: _take_up(directory, data, state, world.rank))
         if world.rank == 0:
             _write_about(directory, config, data, statistics, resumed is not None)
+        display = make_display(world.rank, config.run.max_steps, state.progress.step)
+        checkpoints = Checkpoints(
+            directory / "checkpoints", launched.world, config.run.keep_checkpoints,
+            config.run.checkpoint_in_background, display.say,
+        )  # fmt: skip
         training = Training(
             config, recipe, step, state,
             train=FrameSource(data.train, recipe.cutoff, recipe.near_cutoff),
             val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
             world=world, accounting=accounting, device=launched.device, directory=directory,
-            display=make_display(world.rank, config.run.max_steps, state.progress.step), atoms=statistics.atoms,
+            checkpoints=checkpoints, display=display, atoms=statistics.atoms,
         )  # fmt: skip
-        with training.display:
+        with training.display, checkpoints:
             _greet(training, data, statistics)
             run_steps(training)
             if state.progress.step >= config.run.max_steps:
@@ -155,14 +160,14 @@ def _next_free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{max(taken, default=0) + 1:03d}"
 
 
-def _take_up(directory: Path, data: DataSet, state: TrainingState) -> bool:
+def _take_up(directory: Path, data: DataSet, state: TrainingState, rank: int) -> bool:
     saved = json.loads((directory / "data.json").read_text())
     if saved["fingerprint"] != data_fingerprint(data):
         raise UserError(
             f"the data have changed since the run in {directory} began (checksums differ); give it the same files, or "
             "start a new run with 'janus-train train'"
         )
-    load_checkpoint(directory / "checkpoints", state)
+    load_checkpoint(directory / "checkpoints", state, rank)
     return True
 
 
