@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_comm import Accounting, Counted, make_mesh
+from janus_comm import Accounting, Counted, SingleRank, make_mesh
 from janus_comm.testing import run_rank_processes, run_rank_threads
 from janus_graph import Structure
 from janus_train import ReplicatedStep, ShardedStep, Strategy
@@ -72,8 +72,6 @@ def source_of(batch: str) -> FrameSource:
 
 def one_process(batch: str):
     model, source = copy.deepcopy(MODEL), source_of(batch)
-    from janus_comm import SingleRank
-
     step = ReplicatedStep(model, WEIGHTS, SingleRank())
     result = step.gradients(step.prepare(source, range(len(source.frames))))
     predictions = dict(step.predictions(source, tuple(WEIGHTS), 10**6))
@@ -161,9 +159,10 @@ def test_a_model_made_block_by_block_has_the_weights_of_one_process():
         made = step.whole_model()
         return None if made is None else {name: tensor.clone() for name, tensor in made.state_dict().items()}
 
-    made = run_rank_threads(3, on)[0]
+    made = run_rank_processes(3, on)[0]  # threads would draw from one generator
     frequencies = torch.from_numpy(STATISTICS.atoms)
     whole.reset_parameters(3, frequencies)
-    assert made is not None and list(made) == list(whole.state_dict())
+    assert made is not None
+    assert list(made) == list(whole.state_dict())
     for name, tensor in whole.state_dict().items():
         assert torch.equal(made[name], tensor), name
