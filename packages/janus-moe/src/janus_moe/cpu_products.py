@@ -46,7 +46,7 @@ class _Collected:
             self.sums[number] = _outer_products(left, right, counts, as_stored)
         else:
             for group, (a, b) in enumerate(zip(left.split(counts), right.split(counts), strict=True)):
-                found[group].addmm_(a.mT, b)
+                torch.addmm(found[group], a.mT, b, out=found[group])
 
     def take(self) -> Tensor | None:
         """The sum of the present pass; it is forgotten here."""

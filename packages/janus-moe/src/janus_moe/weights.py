@@ -114,8 +114,8 @@ def _scattered(gradient: Tensor, selected: Tensor, experts: int, scales: Tensor 
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros in memory that the system has yet to hand out; it does so page by page, when something is written there.
 
-    Small pages, which `numpy.zeros` would not ask for: experts are scattered over the store, and a virtual machine can
-    take five times as long to find fresh huge ones.
+    Small pages, which `numpy.zeros` would not ask for: experts are scattered over the store, and on a virtual machine
+    fresh huge pages made a step slower (docs/moe.md).
     """
     size = math.prod(shape) * dtype.itemsize
     if not size:
