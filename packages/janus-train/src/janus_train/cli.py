@@ -1,4 +1,7 @@
-"""janus-train: the command line. Exit codes: 0 done, 2 the user's input is wrong, 1 everything else."""
+"""janus-train: the command line.
+
+Exit codes: 0 done, 2 the user's input is wrong, 75 asked to stop and worth starting again, 1 everything else.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,19 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 def main() -> None:
     """Runs a command; the user's mistakes end in one message and exit code 2."""
-    from janus_comm import LaunchError
+    from janus_comm import LaunchError, RankFailed
+    from janus_train.stopping import REQUEUE_EXIT_CODE, Stopped
 
     try:
         app(standalone_mode=True)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped)
+        sys.exit(REQUEUE_EXIT_CODE)
+    except RankFailed as error:
+        # Each rank knows its own part of what happened, and the first one may be gone.
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except (UserError, LaunchError) as error:
         # On several ranks all of them raise the same; one of them says it.
         if os.environ.get("RANK", "0") == "0":

@@ -147,6 +147,10 @@ class RunConfig(Section):
     stop_at_step: int | None = Field(default=None, ge=1, description="write a checkpoint and end there; resume goes on")
     dtype: Literal["float32", "float64"] = Field(default="float32", description="precision of the weights")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where to compute")
+    timeout: float = Field(default=1800.0, gt=0, description="seconds that a rank waits for the others")
+    checked: bool | None = Field(
+        default=None, description="ranks compare each exchange before they make it; where null, JANUS_CHECKED=1 says so"
+    )
     deterministic: bool = Field(default=False, description="only algorithms that give the same bits every time")
     log_every: int = Field(default=10, ge=1, description="steps between lines of metrics.jsonl")
     val_every: int = Field(default=500, ge=1, description="steps between validations")

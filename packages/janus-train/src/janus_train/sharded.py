@@ -40,7 +40,7 @@ from janus_train.evaluate import Prediction
 from janus_train.loss import OF_STRUCTURES, loss_errors, weighted_loss
 from janus_train.recipes import Sharding
 from janus_train.state import Portion
-from janus_train.step import Prepared, StepResult, passes_of, step_result, sum_gradients
+from janus_train.step import Prepared, StepResult, passes_of, step_result, step_values, sum_gradients
 
 _RATES = {"cpu": (5e10, 2e9, 1e-4), "cuda": (4e13, 2e11, 2e-5)}
 """FLOP/s, bytes/s and seconds an exchange, by kind of device: what plans of experts weigh against each other. Only
@@ -206,15 +206,15 @@ class ShardedStep:
         passes = [unit_batch(source, some or [places[0]], mesh.unit_index, mesh.unit, not some) for some in mine]
         return Prepared(label_counts([source.frames[place] for place in places]), passes)
 
-    def gradients(self, prepared: Prepared) -> StepResult:
+    def gradients(self, prepared: Prepared, stop: bool = False) -> StepResult:
         """This rank's portions of the gradient of the loss of the whole batch."""
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         for parameter in trained.values():
             parameter.grad = None
-        values = torch.zeros(len(self.weights) + 1, dtype=torch.float64, device=self._device)
+        values = step_values(self.weights, stop, self._device)
         for share in prepared.passes:
             assert isinstance(share, UnitBatch)
-            values += self._pass(share, prepared.counts)
+            values[:-1] += self._pass(share, prepared.counts)
         for parameter in trained.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

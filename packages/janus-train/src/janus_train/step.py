@@ -27,11 +27,13 @@ class StepResult:
         loss: the weighted loss.
         terms: the mean error of each term, unweighted.
         grad_norm: norm of the whole gradient, before clipping.
+        stop: whether any rank was asked to stop.
     """
 
     loss: float
     terms: dict[str, float]
     grad_norm: float
+    stop: bool = False
 
     @property
     def finite(self) -> bool:
@@ -65,8 +67,11 @@ class TrainingStep(Protocol):
         """This rank's part of a step on the frames at these places."""
         ...
 
-    def gradients(self, prepared: Prepared) -> StepResult:
-        """Leaves in every parameter's `grad` this rank's portion of the gradient of the loss of the whole batch."""
+    def gradients(self, prepared: Prepared, stop: bool = False) -> StepResult:
+        """Leaves in every parameter's `grad` this rank's portion of the gradient of the loss of the whole batch.
+
+        Whether this rank was asked to `stop` travels with the losses, so that all ranks know of it in the same step.
+        """
         ...
 
     def predictions(
@@ -117,7 +122,7 @@ class ReplicatedStep:
         counts = label_counts([source.frames[place] for place in places])
         return Prepared(counts, [source.batch(some) for some in passes])
 
-    def gradients(self, prepared: Prepared) -> StepResult:
+    def gradients(self, prepared: Prepared, stop: bool = False) -> StepResult:
         """The gradient of the loss of the whole batch, the same on every rank.
 
         Forces and stress are derivatives of the energy that stay differentiable, so the gradient is exact (double
@@ -127,10 +132,10 @@ class ReplicatedStep:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in parameters:
             parameter.grad = None
-        values = torch.zeros(len(self.weights) + 1, dtype=torch.float64, device=self._device)
+        values = step_values(self.weights, stop, self._device)
         for batch in prepared.passes:
             if isinstance(batch, Batch):
-                values += self._pass(batch.to(self._device), prepared.counts)
+                values[:-1] += self._pass(batch.to(self._device), prepared.counts)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -175,11 +180,19 @@ def passes_of(places: Sequence[int], edges: Sequence[int], budget: int | None) -
     return passes
 
 
+def step_values(weights: Mapping[str, float], stop: bool, device: torch.device) -> Tensor:
+    """What ranks add up in a step: the loss, its terms, and last how many were asked to stop."""
+    values = torch.zeros(len(weights) + 2, dtype=torch.float64, device=device)
+    if stop:
+        values[-1] = 1
+    return values
+
+
 def step_result(values: Tensor, norm: Tensor, counts: Mapping[str, int], weights: Mapping[str, float]) -> StepResult:
     """What the host wants to know of a step, in one copy: the one synchronisation."""
-    loss, *rest, grad_norm = torch.cat([values, norm.double()[None]]).tolist()
+    loss, *rest, asked, grad_norm = torch.cat([values, norm.double()[None]]).tolist()
     terms = {name: total / max(counts[name], 1) for name, total in zip(weights, rest, strict=True)}
-    return StepResult(loss, terms, grad_norm)
+    return StepResult(loss, terms, grad_norm, asked > 0)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], grad_norm: float, largest: float) -> None:
