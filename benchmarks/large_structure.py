@@ -1,10 +1,10 @@
 """What one large structure needs of each rank that shares it: memory of a training step, by route and strategy.
 
-    python benchmarks/large_structure.py [--atoms 20000] [--preset nano] [--ranks 1 4] [--strategies keep tangent+checkpoint]
+    python benchmarks/large_structure.py [--atoms 20000] [--preset nano] [--ranks 1 4] [--strategies keep tangent]
 
-A disordered copper-nickel crystal of about so many atoms, energy, forces and stress to learn, float32. For each number of
-ranks and each strategy: the highest resident memory of a rank in a step, less what it had before the step (weights,
-graph, labels), and the same less its weights' share; the step's time where the machine has a core for every rank.
+A disordered copper-nickel crystal of about so many atoms, energy, forces and stress to learn, float32. For each number
+of ranks and each strategy: the highest resident memory of a rank in a step, less what it had before the step (weights,
+graph, labels), and the step's time.
 """
 
 import argparse
