@@ -322,8 +322,7 @@ class ShardedStep:
         if not first:
             return None
         model = self.sharding.whole()
-        model.to(next(iter(self.model.parameters())).dtype)
-        model.load_state_dict(values)
+        model.load_state_dict(values, assign=True)
         return model
 
     def open_saved(self, directory: Path) -> None:

@@ -26,8 +26,7 @@ def matris_sharding(model: MatRISMoE, statistics: Statistics, seed: int) -> Shar
 
     def whole() -> MatRISMoE:
         with torch.device("meta"):
-            shape = MatRISMoE(config)
-        return shape.to_empty(device="cpu")
+            return MatRISMoE(config)
 
     return Sharding(
         blocks=list(model.blocks),

@@ -34,7 +34,7 @@ class Sharding:
         expert_hidden: hidden units of each expert.
         width: features of their rows.
         initialize: fills a block, or, given the model, what is outside its blocks. For models on the meta device.
-        whole: a model of the same shape with all its weights, on the CPU, whose values nobody has set.
+        whole: a model of the same shape on the meta device, to be given all its weights.
         read: a box of one of the tensors that `Recipe.save` wrote, by directory and name.
         replicated: whether every rank keeps the parameter of this name whole: those of routers, which the host reads.
     """
