@@ -1,6 +1,7 @@
 """Graph, experts and parameters sharded at once, over the same ranks: the numbers of one process."""
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
@@ -83,19 +84,33 @@ def one_process(graph: AtomGraph):
 
 
 def on_rank(world: Communicator, graph: AtomGraph, parts: list[GraphPart], plan: ExpertPlan, weights: str):
-    """A step of one rank, its dense parameters "whole" or shards of gather nodes that "keep" or "regather" them."""
-    model, held = copy.deepcopy(MODEL), parts[world.rank]
+    """Forces, energies, dE/dε and whole gradients of a step of one rank."""
+    model = copy.deepcopy(MODEL)
+    own = step_of_rank(lambda purpose: world, model, graph, parts, plan, weights)
+    return *own, whole_gradients(model, world, weights != "whole")
+
+
+def step_of_rank(
+    over: Callable[[str], Communicator], model, graph: AtomGraph, parts: list[GraphPart], plan: ExpertPlan, weights: str
+):
+    """A step of one rank, its dense parameters "whole" or shards of gather nodes that "keep" or "regather" them.
+
+    `over("halo")` is what carries halos, `over("experts")`, `over("weights")` and `over("sums")` the rest: one
+    communicator.
+    """
+    world = over("sums")
+    held = parts[world.rank]
     experts = shard_experts(model, world.rank, world.size)
     slices = [parameter for layer in experts for parameter in layer.parameters()]
     part = held.graph.replace(positions=held.graph.positions.clone().requires_grad_())
     nodes = None
     if weights != "whole":
-        mesh = make_mesh(world, 1, world.size)
+        mesh = make_mesh(over("weights"), 1, world.size)
         nodes = GatherNodes(model, model.blocks, mesh, regather=weights == "regather", ignored=slices)
     phase = (lambda name: nullcontext()) if nodes is None else nodes.phase
     chain = Chain(part.positions)
-    exchange = make_exchange(world, chain)
-    step = UnitStep(plan, world.rank, exchange)
+    step = UnitStep(plan, world.rank, make_exchange(over("experts"), chain))
+    exchange = make_exchange(over("halo"), chain)
     halo = make_halo(plan_halo(part.atoms, held.send_rows, held.receive_counts), exchange)
     strain = torch.zeros_like(part.cells, requires_grad=True)
 
@@ -114,7 +129,7 @@ def on_rank(world: Communicator, graph: AtomGraph, parts: list[GraphPart], plan:
     with phase("outer"):
         chain.join(loss, *gradients).backward()
     step.return_gradients(experts)
-    return -gradients[0].detach(), energy.detach(), virial.detach(), whole_gradients(model, world, nodes is not None)
+    return -gradients[0].detach(), energy.detach(), virial.detach()
 
 
 def check(run, ranks: int, structures: list[Structure], cost: ExpertCosts, weights: str) -> None:

@@ -1,0 +1,130 @@
+"""MatRIS-MoE for the planner: its products of matrices, its parameters, and what a step keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from janus_moe import ELEMENTS, initial_selection
+from janus_train.plan.products import Operand, Passes, Product, passes
+from janus_train.plan.shape import ModelShape
+from matris_model import MatRISMoE, MatRISMoEConfig
+
+_FIXED, _TRAINED, _MOVING = Operand.CONSTANT, Operand.TRAINED, Operand.MOVING
+_XYZ = 3
+
+
+def products(config: MatRISMoEConfig, *, stress: bool = True, chained: bool = False) -> tuple[Product, ...]:
+    """All products but those of routed experts, whose rows a plan may move.
+
+    Args:
+        config: shape of the model.
+        stress: whether the loss has stress, so that there is a strain to differentiate by.
+        chained: whether features pass the milestones of a chain: the first block's then count as moving.
+    """
+    return tuple(
+        [
+            *_geometry(config, stress),
+            *_embedding(config),
+            *(part for block in range(config.blocks) for part in _block(config, block, chained)),
+            *_readout(config),
+        ]
+    )
+
+
+def _geometry(config: MatRISMoEConfig, stress: bool) -> Iterator[Product]:
+    cells = _MOVING if stress else _FIXED
+    yield Product("translations", "edges", _XYZ**2, passes(_FIXED, cells))
+    if stress:
+        yield Product("strained positions", "atoms", _XYZ**2, passes(_MOVING, _MOVING))
+        yield Product("strained cells", "structures", _XYZ**3, passes(_FIXED, _MOVING))
+    yield Product("cosines", "near_places", _XYZ, passes(_MOVING, _MOVING))
+
+
+def _embedding(config: MatRISMoEConfig) -> Iterator[Product]:
+    width, structure, edge = config.width, config.structure_width, config.edge_width
+    yield Product("charge and spin", "structures", 3 * structure, passes(_FIXED, _TRAINED))
+    if config.composition:
+        yield Product("composition", "structures", ELEMENTS * structure, passes(_FIXED, _TRAINED))
+    yield Product("structure", "structures", structure**2, passes(_TRAINED, _TRAINED))
+    yield Product("atoms' features", "atoms", (width + structure) * width, passes(_TRAINED, _TRAINED))
+    yield Product("edges' features", "edges", (config.radial_functions + edge) * edge, passes(_MOVING, _TRAINED))
+
+
+def _block(config: MatRISMoEConfig, block: int, chained: bool) -> Iterator[Product]:
+    width, edge, heads = config.width, config.edge_width, config.heads
+    first = _MOVING if block or chained else _TRAINED
+    weight, pair = passes(_MOVING, _TRAINED), passes(_MOVING, _MOVING)
+
+    def product(name: str, over: str, multiplications: int, how_often: Passes = weight) -> Product:
+        return Product(name, over, multiplications, how_often, block)
+
+    yield product("query, key, value and out of near edges", "near_edges", 4 * edge**2)
+    yield product("functions of angles", "near_places", 2 * heads * config.angular_functions)
+    yield product("logits and values of near edges", "near_places", 2 * edge, pair)
+    yield product("neighbour and centre", "atoms", 2 * width**2, passes(first, _TRAINED))
+    yield product("edge to message", "edges", edge * width)
+    yield product("shared expert of messages", "edges", 3 * width * config.message_hidden)
+    query = passes(first, _TRAINED)
+    yield product("query", "atoms", 2 * width * edge, Passes(query.forward, 0, 0))
+    yield product("derivatives of the query", "askers", 2 * width * edge, Passes(0, query.inner, query.outer))
+    yield product("functions of distances", "places", heads * config.radial_functions)
+    yield product("logits of messages", "places", heads * width, passes(first, _MOVING))
+    yield product("sums of messages", "places", heads * width, pair)
+    yield product("value and out", "atoms", 2 * width**2)
+    if block < config.blocks - 1:
+        yield product("message to edge", "edges", width * edge)
+    yield product("shared expert of atoms", "atoms", 3 * width * config.feature_hidden)
+
+
+def _readout(config: MatRISMoEConfig) -> Iterator[Product]:
+    width = config.width
+    yield Product("energy", "atoms", width**2, passes(_MOVING, _TRAINED))
+    yield Product("energy out", "atoms", width, passes(_MOVING, _TRAINED, trained_above=False))
+    if config.magnetic_moments:
+        # They enter the loss as they are: no derivative in the positions is taken.
+        yield Product("magnetic moment", "atoms", (width + 1) * width, Passes(forward=1, inner=0, outer=2))
+
+
+def matris_shape(
+    config: MatRISMoEConfig,
+    frequencies: Int64[np.ndarray, "elements"] | None = None,
+    *,
+    stress: bool = True,
+    chained: bool = False,
+) -> ModelShape:
+    """What the planner knows of a model.
+
+    Args:
+        config: shape of the model.
+        frequencies: atoms of each element in the data, which decide on the experts of elements.
+        stress: whether stress is trained.
+        chained: whether blocks are called in step with a chain, as in a unit of several ranks.
+    """
+    with torch.device("meta"):
+        model = MatRISMoE(config)
+    blocks: list[list[tuple[int, ...]]] = [[] for _ in range(config.blocks)]
+    rest: list[tuple[int, ...]] = []
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            continue
+        place = name.split(".")
+        (blocks[int(place[1])] if place[0] == "blocks" else rest).append(tuple(parameter.shape))
+    layers = ("edges", "atoms") * config.blocks
+    rows = None if frequencies is None else torch.from_numpy(frequencies)
+    selection = initial_selection(config.experts, config.top_k, rows).numpy()
+    return ModelShape(
+        name="MatRIS-MoE",
+        products=products(config, stress=stress, chained=chained),
+        blocks=tuple(tuple(shapes) for shapes in blocks),
+        rest=tuple(rest),
+        layers=layers,
+        experts=config.experts,
+        expert_hidden=config.expert_hidden,
+        width=config.width,
+        selection=np.stack([selection] * len(layers)),
+        kept=(),
+    )
