@@ -25,7 +25,7 @@ _MOST_BINS = 4096
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """A part's share of a structure, in units of work."""
 
     part: int
@@ -54,31 +54,21 @@ def partition_atoms(
                 f"structure {place} has {len(structure)} atoms, but its work is {np.shape(own)} numbers, of which "
                 f"{int((np.asarray(own) < 0).sum())} are negative; give one that is not for each atom"
             )
-    pieces = _deal([int(np.sum(own)) for own in work], parts)
+    pieces = deal_structures([int(np.sum(own)) for own in work], parts)
     return [
         _cut(structure, np.asarray(own, dtype=np.int64), shares, cutoff)
         for structure, own, shares in zip(structures, work, pieces, strict=True)
     ]
 
 
-def atom_work(graph: AtomGraph, cost: CostModel) -> Int64[np.ndarray, "atoms"]:
-    """What each atom of a graph costs the rank that owns it: its edges, pairs of its near edges, and itself.
+def deal_structures(totals: Sequence[int], parts: int) -> list[list[Piece]]:
+    """How much of each structure each part gets: whole ones to the emptiest part, largest first; and then, from parts
+    that have too much, a piece of their largest structure to parts that have too little.
 
     Args:
-        graph: a whole graph, on the CPU.
-        cost: of an edge, a pair and an atom.
+        totals: work of each structure.
+        parts: how many share it.
     """
-    centre = graph.edge_index[0].numpy()
-    near = np.bincount(centre[graph.near.edges.numpy()], minlength=graph.atoms)
-    work: Int64[np.ndarray, "atoms"] = (
-        cost.edge * np.bincount(centre, minlength=graph.atoms) + cost.near_pair * near * (near - 1) + cost.atom
-    )
-    return work
-
-
-def _deal(totals: Sequence[int], parts: int) -> list[list[_Piece]]:
-    """How much of each structure each part gets: whole ones to the emptiest part, largest first; and then, from parts
-    that have too much, a piece of their largest structure to parts that have too little."""
     held: list[dict[int, int]] = [{} for _ in range(parts)]
     filled = [0] * parts
     for structure in sorted(range(len(totals)), key=lambda place: (-totals[place], place)):
@@ -98,13 +88,28 @@ def _deal(totals: Sequence[int], parts: int) -> list[list[_Piece]]:
         filled[most] -= excess
         filled[least] += excess
     return [
-        [_Piece(part, held[part][place]) for part in range(parts) if held[part].get(place)] or [_Piece(0, 0)]
+        [Piece(part, held[part][place]) for part in range(parts) if held[part].get(place)] or [Piece(0, 0)]
         for place in range(len(totals))
     ]
 
 
+def atom_work(graph: AtomGraph, cost: CostModel) -> Int64[np.ndarray, "atoms"]:
+    """What each atom of a graph costs the rank that owns it: its edges, pairs of its near edges, and itself.
+
+    Args:
+        graph: a whole graph, on the CPU.
+        cost: of an edge, a pair and an atom.
+    """
+    centre = graph.edge_index[0].numpy()
+    near = np.bincount(centre[graph.near.edges.numpy()], minlength=graph.atoms)
+    work: Int64[np.ndarray, "atoms"] = (
+        cost.edge * np.bincount(centre, minlength=graph.atoms) + cost.near_pair * near * (near - 1) + cost.atom
+    )
+    return work
+
+
 def _cut(
-    structure: Structure, work: Int64[np.ndarray, "atoms"], pieces: list[_Piece], cutoff: float
+    structure: Structure, work: Int64[np.ndarray, "atoms"], pieces: list[Piece], cutoff: float
 ) -> Int64[np.ndarray, "atoms"]:
     """Cut a structure into pieces, half of them at a time."""
     owner = np.full(len(structure), pieces[0].part, dtype=np.int64)
