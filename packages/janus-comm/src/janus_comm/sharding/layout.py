@@ -107,7 +107,8 @@ def gathers_of_a_step(blocks: int, regather: bool) -> list[int]:
     """How often one step by double backward gathers the bucket of each block, if blocks are called once each.
 
     Kept: once. Gathered again: in the forward pass, in the inner one and twice in the outer one, but not where a pass
-    begins with the block that the pass before has ended with: which happens twice with the last one and once with the first.
+    begins with the block that the one before has ended with, which happens twice with the last block and once with the
+    first.
     """
     if not regather or blocks < 2:
         return [1] * blocks

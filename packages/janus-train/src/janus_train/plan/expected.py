@@ -32,9 +32,12 @@ def batch_of_edges(data: DataStatistics, edges: int) -> list[StructureSize]:
         held = more
 
 
-def unit_workloads(
-    batch: Sequence[StructureSize], ranks: int, cutoff: float, cost: CostModel | None = None
-) -> list[Workload]:
+def work_of(size: StructureSize, cost: CostModel) -> int:
+    """What a structure costs when its atoms are shared: `janus_graph.partition.atom_work` of all of them."""
+    return cost.edge * size.all_edges + cost.near_pair * size.near_pairs + cost.atom * size.all_atoms
+
+
+def unit_workloads(batch: Sequence[StructureSize], ranks: int, cutoff: float) -> list[Workload]:
     """The workload of each rank that shares a batch.
 
     Structures are dealt out, and cut where that must be, as `janus_graph.partition` does it. A part of a structure has
@@ -44,12 +47,8 @@ def unit_workloads(
         batch: the structures.
         ranks: of the unit.
         cutoff: edges are shorter, Å.
-        cost: what evens out between the ranks.
     """
-    cost = cost or CostModel()
-    totals = [
-        cost.edge * size.all_edges + cost.near_pair * size.near_pairs + cost.atom * size.all_atoms for size in batch
-    ]
+    totals = [work_of(size, CostModel()) for size in batch]
     pieces: list[list[tuple[StructureSize, float, Halo]]] = [[] for _ in range(ranks)]
     for size, total, dealt in zip(batch, totals, deal_structures(totals, ranks), strict=True):
         shares = [piece.work / total if total else 1.0 for piece in dealt]
@@ -70,8 +69,9 @@ def _workload(pieces: Sequence[tuple[StructureSize, float, Halo]], structures: i
         atoms=tables["atoms"].total(),
         edges=tables["edges"].total(),
         near_edges=sum(count * atoms for count, atoms in near.items()),
-        places=_places(tables["neighbours"], EDGE_TABLES),
-        near_places=_places(near, NEAR_TABLES),
+        places=_places(tables["neighbours"], EDGE_TABLES)[0],
+        near_slots=_places(near, NEAR_TABLES)[0],
+        near_places=_places(near, NEAR_TABLES)[1],
         atoms_of_element=_by_element(tables["atoms"]),
         edges_of_element=_by_element(tables["edges"]),
         sent=round(sum(halo.sent for _, _, halo in pieces)),
@@ -85,12 +85,15 @@ def _scaled(table: Mapping[int, int], share: float) -> dict[int, int]:
     return dict(zip(sorted(table), np.diff(ends, prepend=0).tolist(), strict=True))
 
 
-def _places(atoms_by_edges: Mapping[int, int], costs: TableCosts) -> int:
-    """Places of dense tables, or pairs of places, for atoms of which so many have so many edges."""
+def _places(atoms_by_edges: Mapping[int, int], costs: TableCosts) -> tuple[int, int]:
+    """Places of dense tables, and pairs of places of one atom, for atoms of which so many have so many edges."""
     held = {edges: atoms for edges, atoms in sorted(atoms_by_edges.items()) if edges and atoms}
     counts = np.repeat(list(held), list(held.values())).astype(np.int64)
     widths = table_widths(counts, costs)
-    return int((widths[np.searchsorted(widths, counts)] ** costs.power).sum()) if len(counts) else 0
+    if not len(counts):
+        return 0, 0
+    of_atom = widths[np.searchsorted(widths, counts)]
+    return int(of_atom.sum()), int((of_atom**2).sum())
 
 
 def _by_element(table: Mapping[int, int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from janus_comm.sharding.layout import BucketLayout, bucket_layout
 from janus_train.plan.kept import Kept
-from janus_train.plan.products import Product
+from janus_train.plan.products import Operand, Product, passes
 
 Shape = tuple[int, ...]
 
@@ -64,9 +64,12 @@ class ModelShape:
         return [bucket_layout(shapes, len(shapes), ranks) for shapes in (*self.blocks, self.rest)]
 
 
-def flops_of_experts(shape: ModelShape, pairs: int) -> int:
-    """Floating point operations of a step for so many pairs of a row and an expert of some layers."""
-    return 2 * 6 * 3 * shape.width * shape.expert_hidden * pairs
+def flops_of_experts(shape: ModelShape, pairs: int, checkpoint: bool = False) -> int:
+    """Floating point operations of a step for so many pairs of a row and an expert of some layers; experts of blocks
+    that are computed again take two forward passes more.
+    """
+    often = passes(Operand.MOVING, Operand.TRAINED).step + (2 if checkpoint else 0)
+    return 2 * often * 3 * shape.width * shape.expert_hidden * pairs
 
 
 def flops_of_gates(shape: ModelShape, elements: Sequence[int]) -> int:

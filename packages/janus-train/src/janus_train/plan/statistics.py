@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from janus_graph import Structure, neighbor_lists
 from janus_train.failure import UserError
+
+T = TypeVar("T")
 
 # Atoms whose edges are held at a time while they are only counted.
 _ATOMS_AT_A_TIME = 4096
@@ -123,7 +126,12 @@ def _box(structure: Structure, cutoff: float) -> tuple[tuple[float, float, float
             extent, repeats = (period - gap, False) if gap > cutoff else (period, True)
         heights.append(max(extent, _THINNEST))
         periodic.append(repeats)
-    return (heights[0], heights[1], heights[2]), (periodic[0], periodic[1], periodic[2])
+    return _three(heights), _three(periodic)
+
+
+def _three(values: Iterable[T]) -> tuple[T, T, T]:
+    x, y, z = values
+    return x, y, z
 
 
 def load_statistics(path: Path) -> DataStatistics:
@@ -136,9 +144,9 @@ def load_statistics(path: Path) -> DataStatistics:
         content = json.loads(path.read_text())
         sizes = tuple(
             StructureSize(
-                *({int(key): int(value) for key, value in size[name].items()} for name in _TABLES),
-                heights=tuple(size["heights"]),
-                periodic=tuple(size["periodic"]),
+                **{name: {int(key): int(value) for key, value in size[name].items()} for name in _TABLES},
+                heights=_three(map(float, size["heights"])),
+                periodic=_three(map(bool, size["periodic"])),
             )
             for size in content["sizes"]
         )

@@ -24,7 +24,8 @@ class Workload:
         edges: centred on these.
         near_edges: those of them with three-body terms.
         places: of edges in dense tables, padding included.
-        near_places: of pairs of near edges in dense tables, padding included.
+        near_slots: of near edges in dense tables, padding included.
+        near_places: of pairs of these.
         atoms_of_element: atoms of each atomic number.
         edges_of_element: edges by the atomic number of their centre.
         sent: rows that others need of it, once for each of them.
@@ -36,6 +37,7 @@ class Workload:
     edges: int
     near_edges: int
     places: int
+    near_slots: int
     near_places: int
     atoms_of_element: Int64[np.ndarray, "elements"]
     edges_of_element: Int64[np.ndarray, "elements"]
@@ -45,9 +47,11 @@ class Workload:
     @property
     def counts(self) -> dict[str, int]:
         """What products and kept tensors are counted over."""
-        names = ("structures", "atoms", "edges", "near_edges", "places", "near_places")
+        names = ("structures", "atoms", "edges", "near_edges", "places", "near_slots", "near_places")
         # Atoms whose queries reach the energy: none where nobody has an edge to ask about.
-        return {"askers": self.atoms if self.edges else 0, **{name: getattr(self, name) for name in names}}
+        askers = self.atoms if self.edges else 0
+        present = int(np.count_nonzero(self.atoms_of_element) + np.count_nonzero(self.edges_of_element))
+        return {"askers": askers, "present": present, **{name: getattr(self, name) for name in names}}
 
     def rows_of_element(self, over: str) -> Int64[np.ndarray, "elements"]:
         """Rows that a layer of experts sees of each atomic number, `over` being `edges` or `atoms`."""
@@ -64,6 +68,7 @@ def workload_of_graph(graph: AtomGraph, sent: int = 0, received: int = 0) -> Wor
         edges=graph.edges,
         near_edges=len(graph.near.edges),
         places=sum(atoms * width for atoms, width in graph.around.shapes),
+        near_slots=sum(atoms * width for atoms, width in graph.near.shapes),
         near_places=sum(atoms * width**2 for atoms, width in graph.near.shapes),
         atoms_of_element=atoms_of,
         edges_of_element=edges_of,

@@ -9,8 +9,14 @@ import torch
 from jaxtyping import Int64
 
 from janus_moe import ELEMENTS, initial_selection
+from janus_train.config import Config
+from janus_train.data.load import load_data
+from janus_train.failure import UserError
 from janus_train.plan.products import Operand, Passes, Product, passes
 from janus_train.plan.shape import ModelShape
+from janus_train.plan.statistics import DataStatistics, data_statistics
+from janus_train.recipes.matris import model_config
+from janus_train.recipes.matris_kept import kept_tensors
 from matris_model import MatRISMoE, MatRISMoEConfig
 
 _FIXED, _TRAINED, _MOVING = Operand.CONSTANT, Operand.TRAINED, Operand.MOVING
@@ -25,13 +31,11 @@ def products(config: MatRISMoEConfig, *, stress: bool = True, chained: bool = Fa
         stress: whether the loss has stress, so that there is a strain to differentiate by.
         chained: whether features pass the milestones of a chain: the first block's then count as moving.
     """
-    return tuple(
-        [
-            *_geometry(config, stress),
-            *_embedding(config),
-            *(part for block in range(config.blocks) for part in _block(config, block, chained)),
-            *_readout(config),
-        ]
+    return (
+        *_geometry(config, stress),
+        *_embedding(config),
+        *(part for block in range(config.blocks) for part in _block(config, block, chained)),
+        *_readout(config),
     )
 
 
@@ -126,5 +130,27 @@ def matris_shape(
         expert_hidden=config.expert_hidden,
         width=config.width,
         selection=np.stack([selection] * len(layers)),
-        kept=(),
+        kept=kept_tensors(config),
     )
+
+
+def planned_shape(config: Config, data: DataStatistics) -> ModelShape:
+    """What the planner knows of the model that a configuration asks for.
+
+    Raises:
+        UserError: no such preset or field, or data that were measured with other cutoffs.
+    """
+    model = model_config(config.model)
+    if (model.cutoff, model.near_cutoff) != (data.cutoff, data.near_cutoff):
+        raise UserError(
+            f"the statistics are of edges below {data.cutoff:g} and {data.near_cutoff:g} Å, the model needs "
+            f"{model.cutoff:g} and {model.near_cutoff:g} Å; measure the data again with this model"
+        )
+    frequencies, stress = data.atoms_of_element(ELEMENTS), "stress" in config.loss.weights
+    return matris_shape(model, frequencies, stress=stress, chained=config.mesh.unit > 1)
+
+
+def statistics_of(config: Config) -> DataStatistics:
+    """Sizes of the structures that a configuration trains on, with its model's cutoffs."""
+    model = model_config(config.model)
+    return data_statistics([frame.structure for frame in load_data(config).train], model.cutoff, model.near_cutoff)
