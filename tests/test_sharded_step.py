@@ -47,11 +47,13 @@ BATCHES = {
 }
 
 
-def cut(structures: list[Structure], ranks: int) -> tuple[AtomGraph, list[GraphPart]]:
-    graph = build_graph(structures, 4.0, 3.3)
+def cut(
+    structures: list[Structure], ranks: int, cutoff: float = 4.0, near_cutoff: float = 3.3
+) -> tuple[AtomGraph, list[GraphPart]]:
+    graph = build_graph(structures, cutoff, near_cutoff)
     work = graph.in_input_order(torch.from_numpy(atom_work(graph, CostModel()))).numpy()
     sizes = np.cumsum([len(structure) for structure in structures])[:-1]
-    owner = np.concatenate(partition_atoms(structures, np.split(work, sizes), ranks, 4.0))
+    owner = np.concatenate(partition_atoms(structures, np.split(work, sizes), ranks, cutoff))
     owner = owner[graph.input_index.numpy()]
     return graph, [graph_part(graph, owner, rank, ranks) for rank in range(ranks)]
 

@@ -21,8 +21,8 @@ from janus_train.plan.time import Seconds, seconds_of_a_step
 from janus_train.plan.traffic import bytes_sent
 from janus_train.plan.workload import Workload, rows_of_layers
 
-# Replicas whose batches are drawn; of more, these are taken as a sample.
-_REPLICAS_DRAWN = 256
+# Replicas whose batches are drawn, structures of one, and of all of them. More are taken to be multiples of these.
+_REPLICAS, _STRUCTURES, _ALL_STRUCTURES = 256, 2048, 40_000
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ def plan_step(shape: ModelShape, data: DataStatistics, edges: int, layout: Layou
         layout: of the ranks.
         machine: rates.
     """
-    drawn = min(layout.replicas, _REPLICAS_DRAWN)
-    whole = batch_of_edges(data, edges * drawn // layout.replicas)
+    drawn, times = _sample(data, edges, layout.replicas)
+    whole = batch_of_edges(data, edges * drawn // (layout.replicas * times))
     batch, evenness = _fullest(whole, drawn)
-    workloads = unit_workloads(batch, layout.unit, data.cutoff)
+    workloads = [workload.times(times) for workload in unit_workloads(batch, layout.unit, data.cutoff)]
     cost = ExpertCosts.from_rates(
         shape.width,
         shape.expert_hidden,
@@ -150,8 +150,8 @@ def plan_step(shape: ModelShape, data: DataStatistics, edges: int, layout: Layou
         layout=layout,
         machine=machine.name,
         work={
-            "atoms": sum(size.all_atoms for size in whole) * layout.replicas // drawn,
-            "edges": sum(size.all_edges for size in whole) * layout.replicas // drawn,
+            "atoms": sum(size.all_atoms for size in whole) * layout.replicas * times // drawn,
+            "edges": sum(size.all_edges for size in whole) * layout.replicas * times // drawn,
             "atoms of a rank": most.atoms,
             "edges of a rank": most.edges,
             "neighbours elsewhere": most.received,
@@ -181,6 +181,14 @@ def flops_of_ranks(
     if len(workloads) == 1:
         found[0] += flops_of_gates(shape, (rows_of_layers(workloads, shape.layers) > 0).sum((1, 2)).tolist())
     return found
+
+
+def _sample(data: DataStatistics, edges: int, replicas: int) -> tuple[int, int]:
+    """How many replicas to draw batches for, and how often each structure in them stands for one."""
+    mean = sum(size.all_edges for size in data.sizes) / len(data.sizes)
+    of_unit = edges / max(mean, 1.0) / replicas
+    times = max(1, round(of_unit / _STRUCTURES))
+    return min(replicas, _REPLICAS, max(1, int(_ALL_STRUCTURES * times / max(of_unit, 1.0)))), times
 
 
 def _fullest(batch: Sequence[StructureSize], replicas: int) -> tuple[list[StructureSize], float]:

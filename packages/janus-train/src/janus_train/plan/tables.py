@@ -43,7 +43,7 @@ def plan_text(plan: StepPlan, machine: Machine) -> str:
     ]
     if held > machine.memory_gb:
         lines.append(
-            f"does not fit: {held:.1f} GB of {machine.memory_gb:g} GB; use more ranks in a unit, fewer edges a step, or "
+            f"does not fit: {held:.1f} GB of {machine.memory_gb:g} GB; take more ranks in a unit, fewer edges, or "
             "--regather"
         )
     if machine.assumed:
@@ -53,17 +53,23 @@ def plan_text(plan: StepPlan, machine: Machine) -> str:
 
 def scaling_text(kind: str, rows: Sequence[ScalingRow]) -> str:
     """A table of scaling for people."""
-    names = ["devices", "edges a step", "edges a device", "s a step", "computing", "of peak", "efficiency"]
+    names = [
+        "devices",
+        "edges a step",
+        "edges a device",
+        "GB a device",
+        "s a step",
+        "computing",
+        "of peak",
+        "efficiency",
+    ]
     table = [names]
     for row in rows:
         plan, devices = row.plan, row.plan.layout.devices
-        table.append(
-            [
-                f"{devices:,}", f"{plan.work['edges']:,}", f"{plan.work['edges'] / devices:,.0f}",
-                f"{plan.seconds.with_overlap:.4g}", f"{100 * plan.efficiency:.1f} %", f"{100 * plan.of_peak:.1f} %",
-                f"{100 * row.efficiency:.1f} %",
-            ]
-        )  # fmt: skip
+        held = sum(plan.memory.values()) / 1e9
+        shares = [f"{100 * share:.1f} %" for share in (plan.efficiency, plan.of_peak, row.efficiency)]
+        counts = [f"{count:,.0f}" for count in (devices, plan.work["edges"], plan.work["edges"] / devices)]
+        table.append([*counts, f"{held:.3g}", f"{plan.seconds.with_overlap:.4g}", *shares])
     widths = [max(len(row[place]) for row in table) for place in range(len(names))]
     lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in table]
     return "\n".join([f"{kind} scaling", *lines])

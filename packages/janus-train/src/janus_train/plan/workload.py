@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Int64
@@ -56,6 +56,10 @@ class Workload:
     def rows_of_element(self, over: str) -> Int64[np.ndarray, "elements"]:
         """Rows that a layer of experts sees of each atomic number, `over` being `edges` or `atoms`."""
         return self.edges_of_element if over == "edges" else self.atoms_of_element
+
+    def times(self, factor: int) -> Workload:
+        """So many times as much of everything."""
+        return Workload(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
 
 
 def workload_of_graph(graph: AtomGraph, sent: int = 0, received: int = 0) -> Workload:
