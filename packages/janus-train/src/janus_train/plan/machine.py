@@ -31,6 +31,7 @@ class Machine(BaseModel):
         peak_tflops: of products of matrices, in the precision of training.
         product_rate: what large products reach of it.
         memory_gb_per_s: that a device reads and writes.
+        operation_us: what starting an operation takes its host.
         within: a node.
         between: nodes.
         assumed: fields whose values nobody has published.
@@ -44,6 +45,7 @@ class Machine(BaseModel):
     peak_tflops: float = Field(gt=0)
     product_rate: float = Field(gt=0, le=1)
     memory_gb_per_s: float = Field(gt=0)
+    operation_us: float = Field(ge=0)
     within: Link
     between: Link
     assumed: tuple[str, ...] = ()

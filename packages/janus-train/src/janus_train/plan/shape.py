@@ -31,6 +31,7 @@ class ModelShape:
         width: features of an atom, of a message and of an expert's row.
         selection: experts of each element in each layer.
         kept: what a step keeps for its derivatives.
+        operations: that a step starts on a device, one after the other, views left out.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelShape:
     width: int
     selection: Int64[ndarray, "layers elements top_k"]
     kept: tuple[Kept, ...]
+    operations: int
 
     @property
     def top_k(self) -> int:

@@ -22,8 +22,8 @@ class Seconds:
     """Where the time of a step goes.
 
     Attributes:
-        parts: seconds of each part on the slowest rank: `products`, `elementwise`, `update`, and each kind of
-            communication.
+        parts: seconds of each part on the slowest rank: `products`, `elementwise`, `starting` (what the host needs to
+            start operations beyond what the device needs for them), `update`, and each kind of communication.
     """
 
     parts: Mapping[str, float]
@@ -31,7 +31,7 @@ class Seconds:
     @property
     def computing(self) -> float:
         """All but communication."""
-        return self.parts["products"] + self.parts["elementwise"] + self.parts["update"]
+        return sum(self.parts[name] for name in ("products", "elementwise", "starting", "update"))
 
     @property
     def without_overlap(self) -> float:
@@ -85,6 +85,7 @@ def seconds_of_a_step(
     parts = {
         "products": products,
         "elementwise": elementwise,
+        "starting": max(0.0, shape.operations * machine.operation_us * 1e-6 - products - elementwise),
         "update": _UPDATE * memory["parameters"] / (machine.memory_gb_per_s * 1e9),
     }
     for kind, bytes_sent in sent.items():

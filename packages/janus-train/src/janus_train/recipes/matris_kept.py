@@ -8,13 +8,17 @@ from janus_train.plan.kept import Kept
 from matris_model import MatRISMoEConfig
 
 
-def kept_tensors(config: MatRISMoEConfig) -> tuple[Kept, ...]:
+def kept_tensors(config: MatRISMoEConfig, sharded: bool = False) -> tuple[Kept, ...]:
     """Tensors that live when the outer pass begins, of the plain formulas, weights left out.
 
     Counted on the tensors that autograd holds after the forward and the inner pass, each once, and written down as
     multiples of the model's sizes; a few numbers a row that go with none of these are left out.
+
+    Args:
+        config: shape of the model.
+        sharded: whether experts are restored for each step, whose units are then kept beside the matrices made of them.
     """
-    return (*_geometry(config), *(part for block in range(config.blocks) for part in _block(config, block)))
+    return (*_geometry(config), *(part for block in range(config.blocks) for part in _block(config, block, sharded)))
 
 
 def _geometry(config: MatRISMoEConfig) -> Iterator[Kept]:
@@ -24,7 +28,7 @@ def _geometry(config: MatRISMoEConfig) -> Iterator[Kept]:
     yield Kept("embedding and readout", "atoms", 10 * config.width)
 
 
-def _block(config: MatRISMoEConfig, block: int) -> Iterator[Kept]:
+def _block(config: MatRISMoEConfig, block: int, sharded: bool) -> Iterator[Kept]:
     width, edge, heads = config.width, config.edge_width, config.heads
     shared, routed = config.message_hidden, config.top_k * config.expert_hidden
     last = block == config.blocks - 1
@@ -40,4 +44,4 @@ def _block(config: MatRISMoEConfig, block: int) -> Iterator[Kept]:
     yield kept("attention among near edges", "near_places", 11 * heads + 2 * config.angular_functions)
     yield kept("atoms", "atoms", 20 * width + 6 * heads * width + 3 * edge)
     yield kept("experts of atoms", "atoms", 12 * (config.feature_hidden + routed))
-    yield kept("weights of experts side by side", "present", 3 * routed * width)
+    yield kept("weights of experts side by side", "present", (6 if sharded else 3) * routed * width)

@@ -21,6 +21,8 @@ from matris_model import MatRISMoE, MatRISMoEConfig
 
 _FIXED, _TRAINED, _MOVING = Operand.CONSTANT, Operand.TRAINED, Operand.MOVING
 _XYZ = 3
+# Counted on steps on one process with plain formulas and one or two dense tables: 961 to 1124, and 809 to 1050.
+_OPERATIONS_OF_BLOCK, _OPERATIONS_OUTSIDE = 1000, 800
 
 
 def products(config: MatRISMoEConfig, *, stress: bool = True, chained: bool = False) -> tuple[Product, ...]:
@@ -106,7 +108,7 @@ def matris_shape(
         config: shape of the model.
         frequencies: atoms of each element in the data, which decide on the experts of elements.
         stress: whether stress is trained.
-        chained: whether blocks are called in step with a chain, as in a unit of several ranks.
+        chained: whether blocks are called in step with a chain and experts are shards, as in a unit of several ranks.
     """
     with torch.device("meta"):
         model = MatRISMoE(config)
@@ -130,7 +132,8 @@ def matris_shape(
         expert_hidden=config.expert_hidden,
         width=config.width,
         selection=np.stack([selection] * len(layers)),
-        kept=kept_tensors(config),
+        kept=kept_tensors(config, sharded=chained),
+        operations=_OPERATIONS_OF_BLOCK * config.blocks + _OPERATIONS_OUTSIDE,
     )
 
 
