@@ -94,9 +94,10 @@ def test_statistics_come_back_from_their_file(tmp_path: Path):
     data = data_statistics([molecule], CUTOFF, NEAR)
     data.save(tmp_path / "data.json")
     assert load_statistics(tmp_path / "data.json") == data
-    (tmp_path / "other.json").write_text('{"sizes": [{}]}')
-    with pytest.raises(UserError, match=r"other.json holds no statistics"):
-        load_statistics(tmp_path / "other.json")
+    for wrong in ('{"sizes": [{}]}', '{"sizes": [], "cutoff": 4, "near_cutoff": 3}', "[", "[]"):
+        (tmp_path / "other.json").write_text(wrong)
+        with pytest.raises(UserError, match=r"other.json holds no statistics"):
+            load_statistics(tmp_path / "other.json")
     with pytest.raises(UserError, match="cannot read statistics"):
         load_statistics(tmp_path / "none.json")
 

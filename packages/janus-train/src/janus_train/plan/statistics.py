@@ -150,6 +150,8 @@ def load_statistics(path: Path) -> DataStatistics:
             )
             for size in content["sizes"]
         )
+        if not sizes:
+            raise ValueError("no structures")
         return DataStatistics(sizes, float(content["cutoff"]), float(content["near_cutoff"]))
     except OSError as error:
         raise UserError(f"cannot read statistics from {path}: {error.strerror}") from error
