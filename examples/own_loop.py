@@ -3,8 +3,8 @@
 import torch
 
 from janus_comm import SingleRank
-from janus_train import compute_gradients
-from janus_train.data.batch import FrameSource, label_counts
+from janus_train import ReplicatedStep
+from janus_train.data.batch import FrameSource
 from janus_train.data.frame import with_task_indices
 from janus_train.data.load import bundled_frames
 from matris_model import MatRISMoE, save_model
@@ -15,13 +15,11 @@ def main() -> None:
     model = MatRISMoE.from_preset("nano", seed=0, blocks=1, tasks=("metals",))
     source = FrameSource(frames, model.config.cutoff, model.config.near_cutoff)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for step in range(5):
-        places = list(range(8 * step, 8 * step + 8))
-        counts = label_counts([frames[place] for place in places])
-        weights = {"energy": 1.0, "forces": 10.0}
-        result = compute_gradients(model, model, source.batch(places), counts, weights, SingleRank())
+    step = ReplicatedStep(model, {"energy": 1.0, "forces": 10.0}, SingleRank())
+    for number in range(5):
+        result = step.gradients(step.prepare(source, range(8 * number, 8 * number + 8)))
         optimizer.step()
-        print(f"step {step}: loss {result.loss:.3f}, gradient {result.grad_norm:.2f}")
+        print(f"step {number}: loss {result.loss:.3f}, gradient {result.grad_norm:.2f}")
     save_model(model, "metals-model")
 
 

@@ -119,31 +119,22 @@ def test_the_trainer_trains_any_potential(data_file: Path, tmp_path: Path):
 
 
 def test_gradients_can_be_computed_without_the_loop(data_file: Path):
-    from janus_train import Config, compute_gradients
-    from janus_train.data.batch import FrameSource, label_counts
+    from janus_train import Config, ReplicatedStep
+    from janus_train.data.batch import FrameSource
     from janus_train.data.read import read_frames
 
     frames = read_frames(data_file, Config().data.keys)
     model = LennardJones(0.1, 2.0, 5.0)
     source = FrameSource(frames, model.cutoff, model.near_cutoff)
-    result = compute_gradients(
-        model, model, source.batch(range(4)), label_counts(frames[:4]), {"energy": 1.0, "forces": 2.0}, SingleRank()
-    )
+
+    def gradients(of):
+        step = ReplicatedStep(of, {"energy": 1.0, "forces": 2.0}, SingleRank())
+        return step.gradients(step.prepare(source, range(4)))
+
+    result = gradients(model)
     assert result.loss == pytest.approx(result.terms["energy"] + 2 * result.terms["forces"])
     step = 1e-5
-    losses = []
-    for sign in (1, -1):
-        moved = LennardJones(0.1, 2.0 + sign * step, 5.0)
-        losses.append(
-            compute_gradients(
-                moved,
-                moved,
-                source.batch(range(4)),
-                label_counts(frames[:4]),
-                {"energy": 1.0, "forces": 2.0},
-                SingleRank(),
-            ).loss
-        )
+    losses = [gradients(LennardJones(0.1, 2.0 + sign * step, 5.0)).loss for sign in (1, -1)]
     assert model.sigma.grad.item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-5)
 
 

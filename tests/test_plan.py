@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from janus_comm import Accounting, Counted
+from janus_comm import Accounting, Counted, make_mesh
 from janus_comm.testing import run_rank_threads
 from janus_comm.testing.measure import ProductFlops
 from janus_graph import Structure, build_graph
 from janus_moe import MoELayer, loop_product
 from janus_moe.cost import CostModel
 from janus_moe.planner import plan_experts
+from janus_train import ShardedStep, Strategy
+from janus_train.data.batch import FrameSource
 from janus_train.plan.expected import unit_workloads
 from janus_train.plan.products import flops_of_a_step
 from janus_train.plan.shape import flops_of_experts
@@ -23,60 +25,90 @@ from janus_train.plan.traffic import bytes_sent
 from janus_train.plan.workload import rows_of_layers, workload_of_graph, workload_of_part
 from janus_train.recipes.matris_kept import kept_tensors
 from janus_train.recipes.matris_plan import matris_shape
+from janus_train.recipes.matris_sharding import matris_sharding
 from matris_model import PRESETS, MatRISMoE, call_block, checkpoint_block, preset_config
-from test_sharded_step import BATCHES, COSTS, MODEL, atom, crystal, cut, planned, step_of_rank
+from test_sharded_step import MODEL, STATISTICS, WEIGHTS, atom, crystal, frame, source_of
 
 
 class Moved(Counted):
-    """Counts rows of experts apart from restored experts, which are wider."""
+    """Counts rows of experts apart from restored experts, which are wider; halos too have other rows."""
 
-    def __init__(self, world, accounting, expert_width):
-        super().__init__(world, accounting)
-        self.expert_width = expert_width
+    def __init__(self, inner, accounting, kind=None, width=0):
+        super().__init__(inner, accounting, kind)
+        self.inner, self.accounting, self.width = inner, accounting, width
 
     def exchange_rows(self, rows, send_counts, receive_counts):
-        self._kind = "experts" if rows.shape[1] == self.expert_width else "rows"
+        if self._kind in ("experts", "rows"):
+            self._kind = "experts" if rows.shape[1] == 3 * self.width else "rows"
         return super().exchange_rows(rows, send_counts, receive_counts)
 
+    def of_kind(self, kind):
+        return Moved(self.inner, self.accounting, kind, self.width)
 
-def counted_step(world, model, graph, parts, plan, weights):
-    """Bytes by kind and operations of one rank's step."""
+    def split(self, color):
+        return Moved(self.inner.split(color), self.accounting, self._kind, self.width)
+
+
+def counted_step(world, mesh, model, source, strategy):
+    """Bytes by kind and operations of a rank's step, its share of the batch, and its plan of experts."""
     accounting, model = Accounting(), copy.deepcopy(model)
-    over = {
-        "halo": Counted(world, accounting, "halo"),
-        "experts": Moved(world, accounting, 3 * model.config.width),
-        "weights": Counted(world, accounting),
-        "sums": Counted(world, accounting, "loss"),
-    }
+    ranks = make_mesh(Moved(world, accounting, width=model.config.width), *mesh)
+    sharding = matris_sharding(model, STATISTICS, 0)
+    step = ShardedStep(model, sharding, ranks, WEIGHTS, strategy, torch.device("cpu"), accounting)
+    prepared = step.prepare(source, range(len(source.frames)))
+    (share,) = prepared.passes
     with ProductFlops() as counted:
-        step_of_rank(over.__getitem__, model, graph, parts, plan, weights)
-    names = {"gather": "gather_rows", "reduce_scatter": "reduce_scatter_rows"}
-    kinds = ("gather", "reduce_scatter", "halo", "experts", "rows", "loss")
-    return {kind: accounting.total(names.get(kind, kind)).bytes_sent for kind in kinds}, counted.flops
+        step.gradients(prepared)
+    sent = {kind: accounting.total(kind).bytes_sent for kind, _ in accounting.tallies}
+    return sent, counted.flops, share, step.plan(share)
+
+
+def compared(sent):
+    """Kinds of an accounting, those that a mesh uses for several things together."""
+    names = {"gather_rows": "weights", "reduce_scatter_rows": "weights", "gather": "weights",
+             "reduce_scatter": "weights", "all_reduce": "weights", "sum": "weights", "sums": "weights",
+             "totals": "weights"}  # fmt: skip
+    found = dict.fromkeys(("weights", "halo", "experts", "rows"), 0)
+    for kind, count in sent.items():
+        found[names.get(kind, kind)] += count
+    return found
 
 
 @pytest.mark.parametrize(
-    ("ranks", "batch", "cost", "regather"),
+    ("mesh", "batch", "strategy"),
     [
-        (1, "many small ones", "weights travel", True),
-        (2, "one structure to be cut", "weights travel", False),
-        (3, "one isolated atom", "rows travel", True),
-        (4, "large and small", "rows travel", True),
+        ((1, 2), "one structure to be cut", Strategy(weights="keep")),
+        ((1, 3), "one isolated atom", Strategy(weights="regather")),
+        ((2, 2), "large and small", Strategy(weights="regather")),
     ],
 )
-def test_a_sharded_step_sends_and_computes_what_is_planned(ranks, batch, cost, regather):
-    graph, parts = cut(BATCHES[batch], ranks)
-    plan = planned(parts, COSTS[cost])
-    weights = "regather" if regather else "keep"
-    counted = run_rank_threads(ranks, lambda world: counted_step(world, MODEL, graph, parts, plan, weights))
-    workloads = [workload_of_part(part) for part in parts]
-    shape = matris_shape(MODEL.config, chained=True)
-    assert (rows_of_layers(workloads, shape.layers)[:, :, list(plan.elements)] == plan.rows).all()
-    expected = bytes_sent(shape, workloads, plan, regather=regather, number=8)
-    for rank, (sent, flops) in enumerate(counted):
-        assert sent == {kind: expected[rank][kind] for kind in sent}
-        pairs = int(plan.load.pairs[:, rank].sum())
-        assert flops == flops_of_a_step(shape.products, workloads[rank].counts) + flops_of_experts(shape, pairs)
+@pytest.mark.filterwarnings("ignore::janus_train.data.unit_batch.SmallParts")
+def test_a_sharded_step_sends_and_computes_what_is_planned(mesh, batch, strategy):
+    replicas, unit = mesh
+    source = source_of(batch)
+    counted = run_rank_threads(replicas * unit, lambda world: counted_step(world, mesh, MODEL, source, strategy))
+    shape = matris_shape(MODEL.config, terms=WEIGHTS, chained=True)
+    for rank, (sent, flops, share, plan) in enumerate(counted):
+        replica, place = divmod(rank, unit)
+        workloads = [
+            workload_of_part(share.part, share.cut) for _, _, share, _ in counted[replica * unit : (replica + 1) * unit]
+        ]
+        planned = bytes_sent(
+            shape,
+            workloads,
+            plan,
+            replicas=replicas,
+            replica=replica,
+            regather=strategy.weights == "regather",
+            number=8,
+        )[place]
+        assert compared(sent) == compared(planned)
+        if replicas == 1:
+            assert (sent.get("gather_rows", 0), sent.get("reduce_scatter_rows", 0)) == (
+                planned["gather"], planned["reduce_scatter"],
+            )  # fmt: skip
+        pairs = int(plan.load.pairs[:, place].sum())
+        assert flops == flops_of_a_step(shape.products, workloads[place].counts) + flops_of_experts(shape, pairs)
 
 
 def counted_flops(config, structures, names, run_block=call_block):
@@ -98,15 +130,19 @@ def test_products_of_one_process_are_those_that_torch_counts(preset, batch):
     config = preset_config(preset, magnetic_moments=preset == "nano", composition=preset != "micro")
     stress = preset != "mini"
     names = ("energy", "forces", *(["stress"] if stress else []), *(["magmoms"] if config.magnetic_moments else []))
-    counted, work = counted_flops(config, [crystal((2, 1, 1), 0)] if batch == "crystal" else [atom()], names)
-    shape = matris_shape(config, stress=stress)
+    counted, work = counted_flops(
+        config, [crystal((2, 1, 1), 1).structure] if batch == "crystal" else [atom().structure], names
+    )
+    shape = matris_shape(config, terms=names)
     pairs = int(rows_of_layers([work], shape.layers).sum()) * shape.top_k
     assert flops_of_ranks(shape, [work], [pairs]) == [counted]
 
 
 def test_products_of_blocks_that_are_computed_again_are_those_that_torch_counts():
     config = preset_config("micro")
-    counted, work = counted_flops(config, [crystal((2, 1, 1), 0)], ("energy", "forces", "stress"), checkpoint_block)
+    counted, work = counted_flops(
+        config, [crystal((2, 1, 1), 1).structure], ("energy", "forces", "stress"), checkpoint_block
+    )
     shape = matris_shape(config)
     pairs = int(rows_of_layers([work], shape.layers).sum()) * shape.top_k
     (planned,) = flops_of_ranks(shape, [work], [pairs], checkpoint=True)
@@ -120,36 +156,29 @@ def liquid(atoms, seed):
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])  # one rank: exactly, in packages/janus-train
+@pytest.mark.filterwarnings("ignore::janus_train.data.unit_batch.SmallParts")
 def test_strong_scaling_of_counted_work_is_foretold_from_the_size_of_a_structure(ranks):
     config = preset_config("nano", width=32, edge_width=16, cutoff=4.2, near_cutoff=3.3)
-    model = MatRISMoE(config).double()
-    graph, parts = cut([liquid(240, 0)], ranks, config.cutoff, config.near_cutoff)
-    cost = CostModel.from_rates(config.width, config.expert_hidden, flops_per_second=1e13, bytes_per_second=1e11)
-    shape = matris_shape(config, chained=True)
-
-    def experts_for(workloads):
-        rows = rows_of_layers(workloads, shape.layers)
-        return plan_experts(rows, shape.selection, shape.experts, shape.expert_hidden, cost)
-
-    plan = experts_for([workload_of_part(part) for part in parts])
-    counted = run_rank_threads(ranks, lambda world: counted_step(world, model, graph, parts, plan, "regather"))
+    source = FrameSource([frame(liquid(240, 0), 1)], config.cutoff, config.near_cutoff)
+    model, strategy = MatRISMoE(config).double(), Strategy(weights="regather")
+    counted = run_rank_threads(ranks, lambda world: counted_step(world, (1, ranks), model, source, strategy))
     data = data_statistics([liquid(240, 0)], config.cutoff, config.near_cutoff)
-    foretold = unit_workloads(data.sizes, ranks, data.cutoff)
-    planned = experts_for(foretold)
-    sent = [sum(kinds.values()) for kinds in bytes_sent(shape, foretold, planned, regather=True, number=8)]
-    flops = [
-        flops_of_a_step(shape.products, work.counts) + flops_of_experts(shape, int(pairs))
-        for work, pairs in zip(foretold, planned.load.pairs.sum(0), strict=True)
-    ]
+    foretold, shape = unit_workloads(data.sizes, ranks, data.cutoff), matris_shape(config, terms=WEIGHTS, chained=True)
+    rates = {"flops_per_second": 5e10, "bytes_per_second": 2e9, "seconds_per_exchange": 1e-4}
+    cost = CostModel.from_rates(config.width, config.expert_hidden, **rates)
+    rows = rows_of_layers(foretold, shape.layers)
+    plan = plan_experts(rows, shape.selection, shape.experts, shape.expert_hidden, cost)
+    sent = [sum(kinds.values()) for kinds in bytes_sent(shape, foretold, plan, regather=True, number=8)]
+    flops = flops_of_ranks(shape, foretold, plan.load.pairs.sum(0).tolist())
     for of in (max, np.mean):
-        assert of(flops) == pytest.approx(of([flops for _, flops in counted]), rel=0.05)
-        assert of(sent) == pytest.approx(of([sum(kinds.values()) for kinds, _ in counted]), rel=0.05)
+        assert of(flops) == pytest.approx(of([flops for _, flops, _, _ in counted]), rel=0.05)
+        assert of(sent) == pytest.approx(of([sum(kinds.values()) for kinds, *_ in counted]), rel=0.05)
 
 
 @pytest.mark.parametrize("changes", [{}, {"blocks": 3, "width": 96, "top_k": 3, "message_hidden": 40}])
 def test_numbers_kept_for_derivatives_are_those_that_autograd_holds(changes):
     config = preset_config("nano", **changes)
-    model, graph = MatRISMoE(config), build_graph([crystal((3, 2, 2), 0)], config.cutoff, config.near_cutoff)
+    model, graph = MatRISMoE(config), build_graph([crystal((3, 2, 2), 1).structure], config.cutoff, config.near_cutoff)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held = {}
 

@@ -1,6 +1,7 @@
 """Whole runs on one process: what they leave behind, and that they can be taken up again."""
 
 import json
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,11 @@ def test_the_saved_configuration_repeats_the_run_to_the_bit(finished_run: Path, 
 
 
 @pytest.mark.parametrize(
-    "switches", [[], ["run.deterministic=true", "model.router.noise=0.02", "model.router.freeze_at=6"]]
+    "switches",
+    [
+        ["run.checkpoint_in_background=false"],
+        ["run.deterministic=true", "model.router.noise=0.02", "model.router.freeze_at=6"],
+    ],
 )
 def test_stopping_and_resuming_changes_no_bit(switches: list[str], data_file: Path, tmp_path: Path, command):
     settings = [f"data.train={data_file}", *TINY, "run.max_steps=8", "run.val_every=3", "run.keep_checkpoints=1",
@@ -71,6 +76,26 @@ def test_stopping_and_resuming_changes_no_bit(switches: list[str], data_file: Pa
     parts = load_file(tmp_path / "parts" / "model.safetensors")
     for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
         assert np.array_equal(weight, parts[name]), name
+
+
+def test_a_run_that_is_asked_to_stop_says_so_to_whoever_may_start_it_again(
+    data_file: Path, tmp_path: Path, command, monkeypatch
+):
+    from janus_train import loop
+
+    plain = loop.learning_rate
+
+    def asked_in_the_second_step(step, *rest):
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(step, *rest)
+
+    monkeypatch.setattr(loop, "learning_rate", asked_in_the_second_step)
+    settings = [f"data.train={data_file}", *TINY, "run.max_steps=3", f"run.dir={tmp_path / 'run'}"]
+    code, out, _ = command("train", *settings)
+    assert code == 75
+    assert f"stopped at step 2; go on with: janus-train resume {tmp_path / 'run'}" in out
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
 
 
 @pytest.mark.parametrize("freeze_at", [3, 4])

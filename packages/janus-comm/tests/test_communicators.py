@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_comm import Accounting, Counted, RankFailed, SingleRank
+from janus_comm import Accounting, Checked, Counted, RankFailed, SingleRank, torch_group
 from janus_comm.testing import check_communicator, run_rank_processes, run_rank_threads
 
 row_counts = st.integers(0, 3)
@@ -54,6 +54,29 @@ def test_sums_have_the_same_bits_on_threads_and_processes():
 
     for on_threads, on_processes in zip(run_rank_threads(3, total), run_rank_processes(3, total), strict=True):
         assert torch.equal(on_threads, on_processes)
+
+
+def test_torch_gets_the_group_under_wrappers_and_its_failures_are_told():
+    def use(communicator):
+        aside = Counted(Checked(communicator), Accounting()).split(0)
+        with torch_group(aside, "a gather of torch") as group:
+            sizes = group.size()
+        if communicator.rank == 0:
+            with torch_group(aside, "a barrier of torch") as group:
+                group.barrier().wait()
+        return sizes
+
+    with pytest.raises(RankFailed, match=r"rank 1 of 2 has left; rank 0 waited in a barrier of torch \(call 2\)"):
+        run_rank_processes(2, use)
+    with torch_group(SingleRank(), "a gather of torch") as group:
+        assert group is None
+
+    def lend(communicator):
+        with torch_group(communicator, "a gather of torch"):
+            pass
+
+    with pytest.raises(TypeError, match="no process group that a gather of torch could use"):
+        run_rank_threads(2, lend)
 
 
 class Altered:

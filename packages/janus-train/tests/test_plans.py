@@ -156,8 +156,11 @@ def test_the_command_says_what_shards_take(tmp_path: Path):
     assert four["memory"]["optimiser"] == 2 * four["memory"]["parameters"]
     assert four["memory"]["moving mean"] == 0 < one["memory"]["moving mean"]
     assert not any(one["sent"].values())
-    assert all(four["sent"][kind] for kind in ("gather", "reduce_scatter", "halo", "experts", "loss"))
-    again = json.loads(planned(tmp_path, "--json", "mesh.unit=4", "--regather"))
+    assert all(four["sent"][kind] for kind in ("gather", "reduce_scatter", "halo", "experts", "sums"))
+    passes = json.loads(planned(tmp_path, "--json", "mesh.unit=4", "--machine=h200", "data.pass_edges=300"))
+    assert passes["work"]["passes"] == 4
+    assert passes["memory"]["activations"] < 0.5 * four["memory"]["activations"]
+    again = json.loads(planned(tmp_path, "--json", "mesh.unit=4", "mesh.weights=regather"))
     assert again["sent"]["gather"] > four["sent"]["gather"]
     checkpointed = json.loads(planned(tmp_path, "--json", "model.checkpoint=true"))
     assert 1.2 < checkpointed["flops"] / one["flops"] < 8 / 6
@@ -182,6 +185,8 @@ def test_the_command_says_how_a_step_scales(tmp_path: Path, kind: str):
 def test_the_command_says_what_is_wrong(tmp_path: Path):
     with pytest.raises(UserError, match="'up' is not one of weak, strong"):
         planned(tmp_path, "--scaling=up")
+    with pytest.raises(UserError, match="route by tangents cannot be planned"):
+        planned(tmp_path, "mesh.route=tangent", "mesh.unit=2")
     with pytest.raises(UserError, match="add --scaling weak"):
         planned(tmp_path, "--plot=p.svg")
     with pytest.raises(UserError, match="measure the data again with this model"):

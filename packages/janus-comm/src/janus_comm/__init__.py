@@ -1,7 +1,7 @@
 """Collectives with derivatives of every order, the replica × unit mesh, launching and accounting."""
 
 from janus_comm.accounting import Accounting, Counted, Tally
-from janus_comm.chain import Chain, connect
+from janus_comm.chain import Chain, KeptResults, connect
 from janus_comm.checked import Checked
 from janus_comm.collectives import all_gather, all_reduce, all_to_all, reduce_scatter
 from janus_comm.communicator import Communicator, SingleRank, agree
@@ -12,7 +12,7 @@ from janus_comm.halo import make_halo, plan_halo
 from janus_comm.launch import Launch, launch
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh, make_mesh
-from janus_comm.process_group import ProcessGroupCommunicator
+from janus_comm.process_group import ProcessGroupCommunicator, torch_group
 from janus_comm.routes import Evaluated, by_double_backward, by_tangent, evaluate
 from janus_comm.tangent_rules import MissingDerivative
 from janus_comm.tangents import carry_tangents
@@ -25,6 +25,7 @@ __all__ = [
     "Counted",
     "Evaluated",
     "Exchange",
+    "KeptResults",
     "Launch",
     "LaunchError",
     "MeasuredError",
@@ -53,4 +54,5 @@ __all__ = [
     "plan_compression",
     "plan_halo",
     "reduce_scatter",
+    "torch_group",
 ]

@@ -211,6 +211,10 @@ class Counted:
         with self._naming_phase():
             self._inner.barrier()
 
+    def of_kind(self, kind: str) -> Counted:
+        """The same ranks, with what they send counted under another kind."""
+        return Counted(self._inner, self._accounting, kind)
+
     def split(self, color: int) -> Communicator:
         """The group of the ranks that gave the same colour, counted in the same accounting."""
         with self._naming_phase():

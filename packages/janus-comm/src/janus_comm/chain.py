@@ -9,6 +9,8 @@ to the result one differentiates.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +52,37 @@ def connect(result: Float[Tensor, "*shape"], *tensors: Shaped[Tensor, "..."]) ->
     return connected
 
 
+class KeptResults:
+    """What the collectives of a checkpointed function gave, for when it is computed again without other ranks."""
+
+    def __init__(self) -> None:
+        self._results: list[Tensor] = []
+        self._next: int | None = None
+
+    def begin(self) -> KeptResults:
+        """From here on results are kept; earlier ones are forgotten."""
+        self._results, self._next = [], None
+        return self
+
+    def again(self) -> KeptResults:
+        """From here on the kept results are given, from the first one on."""
+        self._next = 0
+        return self
+
+    def result_of(self, collective: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """What the collective gives, or gave.
+
+        Raises RuntimeError when more collectives are called than the first time.
+        """
+        if self._next is None:
+            self._results.append(collective(rows))
+            return self._results[-1].clone()  # the one that is kept gets no history
+        if self._next >= len(self._results):
+            raise RuntimeError("a checkpointed function called more collectives than when it was computed first")
+        self._next += 1
+        return self._results[self._next - 1].clone()
+
+
 class Chain:
     """The order in which one evaluation calls its collectives, kept by every backward pass through them.
 
@@ -66,13 +99,28 @@ class Chain:
     forward pass in reverse, those of an inner backward pass before those of the forward pass. Ranks may be empty, skip
     a branch, or get no gradient at all.
 
-    Not for use inside a checkpointed function: recomputing it would call the collectives again, out of order.
+    A checkpointed function must not call its collectives again when it is recomputed, out of order. It keeps their
+    results (:meth:`keeping`), and is computed again with a chain of its own that gives it these.
     """
 
-    def __init__(self, *inputs: Shaped[Tensor, "..."]):
+    def __init__(self, *inputs: Shaped[Tensor, "..."], kept: KeptResults | None = None):
         device = inputs[0].device if inputs else None
         with torch.enable_grad():
             self.token = connect(torch.zeros(0, device=device, requires_grad=True), *inputs)
+        self._kept = kept
+
+    @contextmanager
+    def keeping(self, kept: KeptResults) -> Iterator[None]:
+        """Results of the collectives that are called inside are kept."""
+        self._kept, before = kept, self._kept
+        try:
+            yield
+        finally:
+            self._kept = before
+
+    def result_of(self, collective: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """What a collective gives for these rows, now or when it was called first. For collectives only."""
+        return collective(rows) if self._kept is None else self._kept.result_of(collective, rows)
 
     def join(self, result: Float[Tensor, "*shape"], *others: Shaped[Tensor, "..."]) -> Float[Tensor, "*shape"]:
         """The result, unchanged in value, behind every collective called so far and behind the other tensors.

@@ -21,7 +21,7 @@ collective is differentiated, or a rank may be empty.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,10 +36,14 @@ from janus_comm.tangents import in_tangent_level
 
 @dataclass(frozen=True)
 class _LinearMap:
-    """A collective and its adjoint, both on values."""
+    """A collective and its adjoint, both on values; and the chain it is called in, which may know its result."""
 
     apply: Callable[[Tensor], Tensor]
     transpose: Callable[[Tensor], Tensor]
+    chain: Chain | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.apply(rows) if self.chain is None else self.chain.result_of(self.apply, rows)
 
     def adjoint(self) -> _LinearMap:
         return _LinearMap(self.transpose, self.apply)
@@ -48,7 +52,7 @@ class _LinearMap:
 class _Collective(torch.autograd.Function):
     @staticmethod
     def forward(rows: Tensor, token: Tensor, linear: _LinearMap) -> tuple[Tensor, Tensor]:
-        return linear.apply(rows.contiguous()), torch.empty_like(token)
+        return linear(rows.contiguous()), torch.empty_like(token)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _LinearMap], output: tuple[Tensor, Tensor]) -> None:
@@ -65,6 +69,7 @@ class _Collective(torch.autograd.Function):
 
 
 def _call(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Tensor:
+    linear = replace(linear, chain=chain)
     if in_tangent_level() and rows.is_floating_point():
         # A tangent travels the same way, behind its value; also one of zero, as other ranks' may be another.
         value, tangent = forward_ad.unpack_dual(rows)
@@ -77,7 +82,7 @@ def _call(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Tensor:
 
 def _differentiable(linear: _LinearMap, rows: Tensor, chain: Chain | None) -> Tensor:
     if not torch.is_grad_enabled() or not rows.is_floating_point():
-        return linear.apply(rows.detach().contiguous())
+        return linear(rows.detach().contiguous())
     token = torch.zeros(0, device=rows.device, requires_grad=True) if chain is None else chain.token
     if in_tangent_level():
         token = forward_ad.unpack_dual(token).primal

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from janus_comm.exchange import Exchange
+from janus_comm.tangents import on_value_and_tangent
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def make_halo(
             raise ValueError(
                 f"halo: rows are on {rows.device}, but the plan is on {plan.send_rows.device}; use plan.to(rows.device)"
             )
-        sent: Tensor = _Select.apply(rows, plan)  # type: ignore[no-untyped-call]
+        sent = on_value_and_tangent(lambda given: _Select.apply(given, plan), rows)  # type: ignore[no-untyped-call]
         return torch.cat([rows, exchange(sent, plan.send_counts, plan.receive_counts)])
 
     return halo

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from janus_comm.accounting import Counted
+from janus_comm.checked import Checked
 from janus_comm.communicator import (
     Communicator,
     SingleRank,
@@ -137,6 +139,12 @@ class ProcessGroupCommunicator:
             dist.barrier(group=self._group)
         self._calls = 0
 
+    @contextmanager
+    def lend(self, operation: str) -> Iterator[dist.ProcessGroup]:
+        """The group, for one operation of torch's own; its failures are told as those of a collective are."""
+        with self._call(operation):
+            yield self._group
+
     def report(self, error: BaseException | None) -> None:
         """Tell the others how this rank ends, for their messages: by an error of its own, or with ``None`` in peace."""
         if error is None:
@@ -221,6 +229,26 @@ class ProcessGroupCommunicator:
             async_op=True,
         )
         return lambda: _when(work, received, sent)
+
+
+@contextmanager
+def torch_group(communicator: Communicator, operation: str) -> Iterator[dist.ProcessGroup | None]:
+    """The process group under a communicator, for torch's own tools, which call collectives of their own meanwhile.
+
+    None on one rank. What such tools do is neither counted nor checked. Every rank calls it; an error of the group
+    inside becomes RankFailed, which names the operation.
+
+    Raises TypeError for ranks that are no processes.
+    """
+    while isinstance(communicator, (Checked, Counted)):
+        communicator = communicator._inner
+    if isinstance(communicator, SingleRank):
+        yield None
+        return
+    if not isinstance(communicator, ProcessGroupCommunicator):
+        raise TypeError(f"{type(communicator).__name__} has no process group that {operation} could use")
+    with communicator.lend(operation) as group:
+        yield group
 
 
 def _when(work: dist.Work, result: Tensor, *needed: Tensor) -> Tensor:

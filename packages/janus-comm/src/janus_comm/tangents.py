@@ -42,6 +42,14 @@ def in_tangent_level() -> bool:
     return forward_ad._current_level >= 0
 
 
+def on_value_and_tangent(linear: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """What a linear map makes of a tensor, and of its tangent where it carries one."""
+    if not in_tangent_level():
+        return linear(tensor)
+    value, tangent = forward_ad.unpack_dual(tensor)
+    return linear(value) if tangent is None else forward_ad.make_dual(linear(value), linear(tangent))
+
+
 @dataclass(frozen=True)
 class _Structure:
     """Something nested, with places for tensors."""

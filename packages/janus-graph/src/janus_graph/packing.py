@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
 from janus_graph.neighbors import neighbor_lists
 from janus_graph.search import EdgeSearch
@@ -28,12 +28,14 @@ class StructureSizes:
         edges: directed edges below the cutoff.
         near_pairs: ordered pairs of near edges with one centre.
         elements: different elements.
+        by_element: for each structure its atomic numbers, the atoms of each, and the edges centred on them.
     """
 
     atoms: Int64[np.ndarray, "structures"]
     edges: Int64[np.ndarray, "structures"]
     near_pairs: Int64[np.ndarray, "structures"]
     elements: Int64[np.ndarray, "structures"]
+    by_element: Sequence[Int32[np.ndarray, "3 elements"]] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def structure_sizes(
     atoms = np.array([len(structure) for structure in structures], dtype=np.int64)
     elements = np.array([len(np.unique(s.atomic_numbers)) for s in structures], dtype=np.int64)
     edges, near_pairs = np.zeros_like(atoms), np.zeros_like(atoms)
+    by_element = [np.zeros((3, 0), dtype=np.int32)] * len(structures)
     part = np.cumsum(atoms) // _ATOMS_AT_A_TIME
     for number in np.unique(part):
         places = np.flatnonzero(part == number).tolist()
@@ -86,7 +89,16 @@ def structure_sizes(
         for place, listed in zip(places, lists, strict=True):
             near = np.bincount(listed.centre[listed.distance < near_cutoff])
             edges[place], near_pairs[place] = len(listed), (near * (near - 1)).sum()
-    return StructureSizes(atoms, edges, near_pairs, elements)
+            by_element[place] = _by_element(structures[place].atomic_numbers, listed.centre)
+    return StructureSizes(atoms, edges, near_pairs, elements, by_element)
+
+
+def _by_element(numbers: Int64[np.ndarray, "atoms"], centre: Int64[np.ndarray, "edges"]) -> np.ndarray:
+    """Atomic numbers, how many atoms have each, and how many edges are centred on those."""
+    elements, element_of = np.unique(numbers, return_inverse=True)
+    atoms = np.bincount(element_of, minlength=len(elements))
+    edges = np.bincount(element_of[centre], minlength=len(elements))
+    return np.stack([elements, atoms, edges]).astype(np.int32)
 
 
 def share_out(costs: Sequence[int], atoms: Sequence[int], ranks: int) -> list[list[int]]:

@@ -26,7 +26,12 @@ _MOST_BINS = 4096
 
 @dataclass(frozen=True)
 class Piece:
-    """A part's share of a structure, in units of work."""
+    """A part's share of a structure.
+
+    Attributes:
+        part: which part.
+        work: what it takes over, in units of work.
+    """
 
     part: int
     work: int
@@ -56,40 +61,8 @@ def partition_atoms(
             )
     pieces = deal_structures([int(np.sum(own)) for own in work], parts)
     return [
-        _cut(structure, np.asarray(own, dtype=np.int64), shares, cutoff)
+        partition_structure(structure, np.asarray(own, dtype=np.int64), shares, cutoff)
         for structure, own, shares in zip(structures, work, pieces, strict=True)
-    ]
-
-
-def deal_structures(totals: Sequence[int], parts: int) -> list[list[Piece]]:
-    """How much of each structure each part gets: whole ones to the emptiest part, largest first; and then, from parts
-    that have too much, a piece of their largest structure to parts that have too little.
-
-    Args:
-        totals: work of each structure.
-        parts: how many share it.
-    """
-    held: list[dict[int, int]] = [{} for _ in range(parts)]
-    filled = [0] * parts
-    for structure in sorted(range(len(totals)), key=lambda place: (-totals[place], place)):
-        part = filled.index(min(filled))
-        held[part][structure] = totals[structure]
-        filled[part] += totals[structure]
-    goal, slack = sum(totals) / parts, _EVEN * sum(totals) / parts
-    while True:
-        most, least = filled.index(max(filled)), filled.index(min(filled))
-        excess = int(min(filled[most] - goal, goal - filled[least]))
-        if filled[most] - goal <= slack or excess < 1:
-            break
-        structure = max(held[most], key=lambda place: (held[most][place], -place))
-        excess = min(excess, held[most][structure])
-        held[most][structure] -= excess
-        held[least][structure] = held[least].get(structure, 0) + excess
-        filled[most] -= excess
-        filled[least] += excess
-    return [
-        [Piece(part, held[part][place]) for part in range(parts) if held[part].get(place)] or [Piece(0, 0)]
-        for place in range(len(totals))
     ]
 
 
@@ -108,14 +81,57 @@ def atom_work(graph: AtomGraph, cost: CostModel) -> Int64[np.ndarray, "atoms"]:
     return work
 
 
-def _cut(
-    structure: Structure, work: Int64[np.ndarray, "atoms"], pieces: list[Piece], cutoff: float
+def deal_structures(totals: Sequence[int], parts: int, tolerance: float = 0.0) -> list[list[Piece]]:
+    """How much of each structure each part gets: whole ones to the emptiest part, largest first; and then, from parts
+    that have too much, a piece of their largest structure to parts that have too little.
+
+    Args:
+        totals: work of each structure.
+        parts: how many there are.
+        tolerance: nothing is cut where no part has more than this share above the mean. A cut costs an exchange in
+            every block, which a little unevenness does not.
+    """
+    held: list[dict[int, int]] = [{} for _ in range(parts)]
+    filled = [0] * parts
+    for structure in sorted(range(len(totals)), key=lambda place: (-totals[place], place)):
+        part = filled.index(min(filled))
+        held[part][structure] = totals[structure]
+        filled[part] += totals[structure]
+    goal, slack = sum(totals) / parts, _EVEN * sum(totals) / parts
+    cutting = max(filled) > (1 + tolerance) * goal
+    while cutting:
+        most, least = filled.index(max(filled)), filled.index(min(filled))
+        excess = int(min(filled[most] - goal, goal - filled[least]))
+        if filled[most] - goal <= slack or excess < 1:
+            break
+        structure = max(held[most], key=lambda place: (held[most][place], -place))
+        excess = min(excess, held[most][structure])
+        held[most][structure] -= excess
+        held[least][structure] = held[least].get(structure, 0) + excess
+        filled[most] -= excess
+        filled[least] += excess
+    return [
+        [Piece(part, held[part][place]) for part in range(parts) if held[part].get(place)] or [Piece(0, 0)]
+        for place in range(len(totals))
+    ]
+
+
+def partition_structure(
+    structure: Structure, work: Int64[np.ndarray, "atoms"], pieces: Sequence[Piece], cutoff: float
 ) -> Int64[np.ndarray, "atoms"]:
-    """Cut a structure into pieces, half of them at a time."""
+    """The part that owns each atom of one structure, cut into pieces, half of them at a time.
+
+    Args:
+        structure: to cut.
+        work: cost of each atom.
+        pieces: who gets how much; only the proportions count.
+        cutoff: edges are shorter (Å).
+    """
     owner = np.full(len(structure), pieces[0].part, dtype=np.int64)
     if len(pieces) == 1:
         return owner
     heights, open_directions = _coordinates(structure)
+    todo: list[tuple[np.ndarray, Sequence[Piece], np.ndarray]]
     todo = [(np.arange(len(structure)), pieces, open_directions)]
     while todo:
         atoms, some, periodic = todo.pop()

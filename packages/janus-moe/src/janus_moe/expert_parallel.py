@@ -224,11 +224,12 @@ class ShardedExperts(nn.Module):
         return product(activation(product(rows, gate_up, wide.groups)), down, wide.groups)
 
 
-def shard_experts(model: nn.Module, rank: int, ranks: int) -> list[ShardedExperts]:
+def shard_experts(model: nn.Module, rank: int, ranks: int, first_layer: int = 0) -> list[ShardedExperts]:
     """Replaces the experts of every layer of a model by this rank's slices, and gives them in the order of the plan.
 
     Nothing else of the model changes; its other parameters are whole on every rank, and their gradients are this rank's
-    part of a sum.
+    part of a sum. A model that no rank can hold is sharded block by block: `first_layer` is then which layer of the
+    plan the block's first one is.
 
     Raises:
         ValueError: no such rank.
@@ -237,7 +238,7 @@ def shard_experts(model: nn.Module, rank: int, ranks: int) -> list[ShardedExpert
         raise ValueError(f"rank {rank} of {ranks} ranks; ranks are 0 to {ranks - 1}")
     names = [name for name, module in model.named_modules() if isinstance(module, SwiGLUExperts)]
     sharded = []
-    for layer, name in enumerate(names):
+    for layer, name in enumerate(names, first_layer):
         owner, _, attribute = name.rpartition(".")
         experts = model.get_submodule(name)
         assert isinstance(experts, SwiGLUExperts)

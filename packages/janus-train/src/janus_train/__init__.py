@@ -11,9 +11,21 @@ if TYPE_CHECKING:
     from janus_train.config import Config, load_config
     from janus_train.recipes.recipe import Recipe
     from janus_train.run import resume, train
-    from janus_train.step import StepResult, compute_gradients
+    from janus_train.sharded import ShardedStep, Strategy
+    from janus_train.step import ReplicatedStep, StepResult
 
-__all__ = ["Config", "Recipe", "StepResult", "UserError", "compute_gradients", "load_config", "resume", "train"]
+__all__ = [
+    "Config",
+    "Recipe",
+    "ReplicatedStep",
+    "ShardedStep",
+    "StepResult",
+    "Strategy",
+    "UserError",
+    "load_config",
+    "resume",
+    "train",
+]
 
 _HOME = {
     "Config": "janus_train.config",
@@ -21,8 +33,10 @@ _HOME = {
     "Recipe": "janus_train.recipes.recipe",
     "resume": "janus_train.run",
     "train": "janus_train.run",
+    "ReplicatedStep": "janus_train.step",
     "StepResult": "janus_train.step",
-    "compute_gradients": "janus_train.step",
+    "ShardedStep": "janus_train.sharded",
+    "Strategy": "janus_train.sharded",
 }
 
 

@@ -1,121 +1,190 @@
-"""Checkpoints of a training: complete or absent, and everything that makes the trajectory.
-
-torch.distributed.checkpoint is imported where it is used: it takes as long to import as torch itself.
-"""
+"""Checkpoints of a training: complete or absent, written while it goes on, read on any mesh."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
+from janus_comm import Communicator, torch_group
 from janus_train.failure import UserError
+from janus_train.pieces import Piece, pieces_of, random_name, random_states, staged
+from janus_train.state import Progress, TrainingState
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.filesystem import FileSystem  # noqa: TID251  a type, for whoever passes one
+
+    from janus_train.checkpoint_files import Stored
+
+# Seconds that a rank which ends by an error waits, at most, for a checkpoint that is being written.
+_WAIT_AFTER_AN_ERROR = 20.0
 
 
-@dataclass
-class Progress:
-    """Where a training stands.
+class Checkpoints:
+    """Writes the checkpoints of a run, at most one at a time. Used as a context, by every rank.
 
-    Attributes:
-        step: optimiser steps done, skipped ones too.
-        epoch: which pass over the data the next step belongs to.
-        batch: which batch of that pass it is.
-        best_loss: lowest validation loss so far; None before the first validation.
-        best_step: where it was.
-        skipped: steps that had no finite gradient.
-        skipped_in_a_row: of those, the latest without a good one between.
-        seconds: time spent, over all starts.
+    What cannot be written for want of space is told, and nothing is lost by it: older checkpoints stay, the training
+    goes on. Any other error is raised in the next `check`, `save` or `wait`.
+
+    Args:
+        directory: `step-NNNNNN` are made in it.
+        world: all ranks. Their talk about files has a group of its own, so that it goes on beside that of the steps.
+        keep: how many stay, the newest ones.
+        in_background: copy the state, then write the copy while the training goes on; else write, then go on.
+        say: told what could not be written.
+        files: how files are made.
     """
 
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best_loss: float | None = None
-    best_step: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0
+    def __init__(
+        self,
+        directory: Path,
+        world: Communicator,
+        keep: int,
+        in_background: bool = True,
+        say: Callable[[str], None] = lambda text: None,
+        files: FileSystem | None = None,
+    ) -> None:
+        self.directory, self.keep, self.in_background = directory, keep, in_background
+        self._ranks, self._say, self._files = world.split(0), say, files
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.wait()
+        elif self._thread is not None:
+            # What is being written is good. But the others may be gone, and with them the end of it.
+            self._thread.join(_WAIT_AFTER_AN_ERROR)
+
+    def save(self, state: TrainingState) -> None:
+        """Begins to write the state as it is now; all ranks call it at the same step."""
+        self.wait()
+        pieces = pieces_of(state, self._ranks.rank)
+        progress = json.dumps({**asdict(state.progress), "mean_updates": state.mean.updates})
+        final = self.directory / f"step-{state.progress.step:06d}"
+        if not self.in_background:
+            self._write(pieces, progress, final)
+            self.check()
+            return
+        arguments = (staged(pieces), progress, final)
+        self._thread = threading.Thread(target=self._write, args=arguments, name=final.name, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises, or tells, what went wrong with a checkpoint that has been written meanwhile."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._thread, error, self._error = None, self._error, None
+        if error is None:
+            return
+        from janus_train.checkpoint_files import CannotWrite
+
+        if not isinstance(error, CannotWrite):
+            raise error
+        self._say(
+            f"warning: the checkpoint {error}; older ones are kept, training goes on, and the next checkpoint is "
+            "another try"
+        )
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more; then as `check`."""
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def _write(self, pieces: dict[str, Piece], progress: str, final: Path) -> None:
+        from janus_train.checkpoint_files import write_checkpoint
+
+        try:
+            with torch_group(self._ranks, f"the checkpoint {final.name}") as group:
+                write_checkpoint(pieces, progress, final, group, self._files)
+            if self._ranks.rank == 0:
+                self._tidy()
+        except Exception as error:  # noqa: BLE001  whatever it is, it is raised where the training notices
+            self._error = error
+
+    def _tidy(self) -> None:
+        """Removes what is too old, and what killed processes left behind. Names change first: nothing half removed
+        looks like a checkpoint.
+        """
+        for old in checkpoints_in(self.directory)[: -self.keep]:
+            old.rename(old.with_name(f".{old.name}.removed"))
+        for leftover in self.directory.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-@dataclass
-class TrainingState:
-    """Everything that makes the trajectory: weights, their running mean, the optimiser, where it stands."""
-
-    model: nn.Module
-    mean: AveragedModel
-    optimizer: torch.optim.Optimizer
-    progress: Progress = field(default_factory=Progress)
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The complete checkpoints in a directory, the newest one last."""
+    found = [(int(match[1]), path) for path in directory.glob("step-*") if (match := re.search(r"-(\d+)$", path.name))]
+    return [path for _, path in sorted(found)]
 
 
-def save_checkpoint(directory: Path, state: TrainingState, keep: int) -> Path:
-    """Writes `directory/step-NNNNNN` under another name first, renames it, and removes all but the newest `keep`."""
-    from torch.distributed.checkpoint.state_dict_saver import save
+def load_checkpoint(directory: Path, state: TrainingState, rank: int = 0) -> None:
+    """Puts the newest complete checkpoint in the directory into the state, whichever mesh wrote it.
 
-    final = directory / f"step-{state.progress.step:06d}"
-    partial = directory / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with _one_process():
-        save(_tensors(state), checkpoint_id=partial, no_dist=True)
-    (partial / "progress.json").write_text(json.dumps(asdict(state.progress)))
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    for old in sorted(directory.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
-    return final
-
-
-def load_checkpoint(directory: Path, state: TrainingState) -> None:
-    """Puts the newest complete checkpoint of a run into the state.
+    Random generators go on where they were; those of ranks that had not been there stay as they are.
 
     Raises:
         UserError: there is none, or it is damaged or of another model.
     """
-    from torch.distributed.checkpoint.state_dict import set_state_dict
-    from torch.distributed.checkpoint.state_dict_loader import load
+    from janus_train.checkpoint_files import PROGRESS, CannotRead, Stored
 
-    newest = max(directory.glob("step-*"), default=None)
+    newest = next(reversed(checkpoints_in(directory)), None)
     if newest is None:
         raise UserError(f"no checkpoint in {directory}; start the run anew in another directory with 'train'")
-    tensors = _tensors(state)
     try:
-        with _one_process():
-            load(tensors, checkpoint_id=newest, no_dist=True)
-        progress = Progress(**json.loads((newest / "progress.json").read_text()))
-    except Exception as error:
+        stored = Stored(newest)
+        _make_moments(state, stored)
+        pieces = pieces_of(state, rank)
+        follows = not any(name.startswith("mean.") for name in stored.tensors)
+        random = {device: random_name(rank, device) for device in random_states(state.model)}
+        left_out = [name for name in pieces if follows and name.startswith("mean.")]
+        left_out += [name for name in random.values() if name not in stored.tensors]
+        stored.fill({name: piece for name, piece in pieces.items() if name not in left_out})
+        saved = json.loads((newest / PROGRESS).read_text())
+        updates = saved.pop("mean_updates")
+        state.progress = Progress(**saved)
+    except (CannotRead, OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error) if isinstance(error, CannotRead) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"the checkpoint {newest} cannot be read ({type(error).__name__}: {error}); remove it to resume from an "
-            "earlier one"
+            f"the checkpoint {newest} cannot be read ({reason}); remove it to resume from an earlier one"
         ) from error
-    set_state_dict(
-        state.model, state.optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"]
-    )
-    state.mean.load_state_dict(tensors["mean"])
-    torch.set_rng_state(tensors["random"])
-    state.progress = progress
+    if follows:
+        state.mean.restart()
+    else:
+        state.mean.updates = updates
+    _set_random_states({device: pieces[name] for device, name in random.items() if name not in left_out})
 
 
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """One rank writes for all: torch warns that it is alone, which is what was asked for."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
+def _make_moments(state: TrainingState, stored: Stored) -> None:
+    """Room for the optimiser's moments that are in the checkpoint: an optimiser makes its own in its first step."""
+    for name, parameter in state.model.named_parameters():
+        prefix = f"optimizer.{name}."
+        moments = [key.removeprefix(prefix) for key in stored.tensors if key.startswith(prefix)]
+        for moment in (moment for moment in moments if "." not in moment):
+            dtype = stored.dtype(prefix + moment)
+            state.optimizer.state[parameter][moment] = (
+                torch.zeros((), dtype=dtype, device=parameter.device)
+                if moment == "step"
+                else torch.zeros_like(parameter, requires_grad=False)
+            )
 
 
-def _tensors(state: TrainingState) -> dict[str, Any]:
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-
-    model, optimizer = get_state_dict(state.model, state.optimizer)
-    mean: Mapping[str, Any] = state.mean.state_dict()
-    return {"model": model, "optimizer": optimizer, "mean": dict(mean), "random": torch.get_rng_state()}
+def _set_random_states(pieces: dict[str, Piece]) -> None:
+    if "cpu" in pieces:
+        torch.set_rng_state(pieces["cpu"].tensor)
+    if "cuda" in pieces:
+        torch.cuda.set_rng_state(pieces["cuda"].tensor)

@@ -1,4 +1,7 @@
-"""janus-train: the command line. Exit codes: 0 done, 2 the user's input is wrong, 1 everything else."""
+"""janus-train: the command line.
+
+Exit codes: 0 done, 2 the user's input is wrong, 75 asked to stop and worth starting again, 1 everything else.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,19 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 def main() -> None:
     """Runs a command; the user's mistakes end in one message and exit code 2."""
-    from janus_comm import LaunchError
+    from janus_comm import LaunchError, RankFailed
+    from janus_train.stopping import REQUEUE_EXIT_CODE, Stopped
 
     try:
         app(standalone_mode=True)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped)
+        sys.exit(REQUEUE_EXIT_CODE)
+    except RankFailed as error:
+        # Each rank knows its own part of what happened, and the first one may be gone.
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except (UserError, LaunchError) as error:
         # On several ranks all of them raise the same; one of them says it.
         if os.environ.get("RANK", "0") == "0":
@@ -183,7 +195,6 @@ def plan(
     machine: Annotated[str, typer.Option(help="h100, h200, cnis, lineshine, or a file like theirs")] = "h100",
     data: Annotated[Path | None, typer.Option(help="statistics of --save-statistics, instead of reading data")] = None,
     save_statistics: Annotated[Path | None, typer.Option(help="write the statistics of the data here")] = None,
-    regather: Annotated[bool, typer.Option("--regather", help="give weights of blocks back after each pass")] = False,
     scaling: Annotated[str | None, typer.Option(help="also a table up to --devices: weak or strong")] = None,
     devices: Annotated[int, typer.Option(help="most devices of that table", min=1)] = 45_056,
     plot: Annotated[Path | None, typer.Option(help="draw that table, an .svg file")] = None,
@@ -194,7 +205,7 @@ def plan(
     from janus_train.config import load_config
     from janus_train.plan.command import Request, run_plan
 
-    request = Request(machine, data, save_statistics, regather, scaling, devices, plot)
+    request = Request(machine, data, save_statistics, scaling, devices, plot)
     report = run_plan(load_config(*_config_and_overrides(settings or [])), request)
     print(json.dumps(report.content, indent=2) if as_json else report.text)
 

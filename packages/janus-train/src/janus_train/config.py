@@ -41,6 +41,9 @@ class DataConfig(Section):
     val_fraction: float = Field(default=0.1, gt=0, lt=1, description="part set aside where nothing is marked")
     keys: KeyNames = KeyNames()
     batch_edges: int = Field(default=4000, ge=1, description="edges of one optimiser step, over all ranks")
+    pass_edges: int | None = Field(
+        default=None, ge=1, description="edges a rank computes at a time; a step with more adds up several passes"
+    )
 
     @field_validator("train", "val", mode="before")
     @classmethod
@@ -122,8 +125,17 @@ class OptimConfig(Section):
 class MeshConfig(Section):
     """How many ranks, and what they share. `replica × unit` must be the number of launched ranks."""
 
-    replica: int = Field(default=1, ge=1, description="replicas of a unit")
-    unit: int = Field(default=1, ge=1, description="ranks of a unit")
+    replica: int = Field(default=1, ge=1, description="replicas of a unit; they share the structures of a step")
+    unit: int = Field(
+        default=1, ge=1, description="ranks of a unit; they share the model and cut structures that are large"
+    )
+    route: Literal["backward", "tangent"] = Field(
+        default="backward", description="of a unit's gradients; tangent: slower, and less memory with model.checkpoint"
+    )
+    weights: Literal["keep", "regather"] = Field(
+        default="keep",
+        description="whole weights of blocks on route backward: through a step, or one by one",
+    )
 
 
 class RunConfig(Section):
@@ -135,11 +147,18 @@ class RunConfig(Section):
     stop_at_step: int | None = Field(default=None, ge=1, description="write a checkpoint and end there; resume goes on")
     dtype: Literal["float32", "float64"] = Field(default="float32", description="precision of the weights")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where to compute")
+    timeout: float = Field(default=1800.0, gt=0, description="seconds that a rank waits for the others")
+    checked: bool | None = Field(
+        default=None, description="ranks compare each exchange before they make it; where null, JANUS_CHECKED=1 says so"
+    )
     deterministic: bool = Field(default=False, description="only algorithms that give the same bits every time")
     log_every: int = Field(default=10, ge=1, description="steps between lines of metrics.jsonl")
     val_every: int = Field(default=500, ge=1, description="steps between validations")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that are kept")
+    checkpoint_in_background: bool = Field(
+        default=True, description="copy the state, then write while the training goes on; else write without a copy"
+    )
     max_bad_steps: int = Field(default=10, ge=1, description="steps in a row without finite gradients before giving up")
 
 

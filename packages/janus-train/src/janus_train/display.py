@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -79,8 +80,9 @@ class Lines:
         )
 
     def say(self, text: str) -> None:
-        """Prints the text at once."""
-        print(text, flush=True)
+        """Prints the text at once, if there is room where it goes: a full disk is no reason to stop a training."""
+        with suppress(OSError):
+            print(text, flush=True)
 
 
 class Bar:

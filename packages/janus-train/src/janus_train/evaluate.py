@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,32 +57,27 @@ class Evaluation:
 
 
 def evaluate(
-    potential: Potential,
+    predictions: Iterable[tuple[int, Prediction]],
     source: FrameSource,
-    properties: Collection[str],
     world: Communicator,
-    budget: int,
     references: np.ndarray | None = None,
 ) -> Evaluation:
-    """Errors on all frames of a source. Every rank computes a share and gets the whole answer.
+    """Errors on all frames of a source. Every rank judges the predictions it has and gets the whole answer.
 
     The answer does not depend on the number of ranks: each frame's errors are computed by one of them, and summed in
     the order of the frames by all.
 
     Args:
-        potential: what to judge.
+        predictions: of what is judged, with the places of their frames; each frame's on one rank.
         source: labelled frames.
-        properties: "energy" and any of "forces", "stress", "magmoms".
         world: all ranks.
-        budget: edges of one pass.
         references: energy of each element in each task; given, the parity arrays are filled.
     """
     frames = source.frames
     errors = np.zeros((len(frames), len(_COLUMNS)))
     per_element = np.zeros((HIGHEST_ATOMIC_NUMBER + 1, 2))
     points: dict[int, dict[str, np.ndarray]] = {}
-    mine = source.shares(range(len(frames)), world.size)[world.rank]
-    for place, prediction in predict(potential, source, mine, properties, budget):
+    for place, prediction in predictions:
         frame = frames[place]
         errors[place] = _errors(frame, prediction)
         if frame.forces is not None and prediction.forces is not None:

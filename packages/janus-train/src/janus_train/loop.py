@@ -11,20 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from janus_comm import Accounting, Communicator
-from janus_train.checkpoint import TrainingState, save_checkpoint
+from janus_train.checkpoint import Checkpoints
 from janus_train.config import Config
-from janus_train.data.batch import FrameSource, label_counts
+from janus_train.data.ahead import ahead
+from janus_train.data.batch import FrameSource
 from janus_train.data.batching import epoch_batches
 from janus_train.data.write import write_frames
 from janus_train.display import Display
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
+from janus_train.memory_errors import naming_the_batch
 from janus_train.metrics import MetricsLog
 from janus_train.optim import learning_rate
 from janus_train.recipes import Recipe
-from janus_train.step import StepResult, clip_gradients, compute_gradients
+from janus_train.state import TrainingState
+from janus_train.step import Prepared, StepResult, TrainingStep, clip_gradients
+from janus_train.stopping import StopSignals
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,7 @@ class Training:
     Attributes:
         config: the resolved configuration.
         recipe: the model and what can be done with it.
+        step: how ranks share a step.
         state: what the steps change.
         train: frames to learn from.
         val: frames to judge by.
@@ -41,12 +47,15 @@ class Training:
         accounting: what this rank sent.
         device: where the model is.
         directory: the run directory.
+        checkpoints: where the state is kept.
+        stop: what asks the run to stop.
         display: what the person sees.
         atoms: training atoms of each element, which the load of experts is counted with.
     """
 
     config: Config
     recipe: Recipe
+    step: TrainingStep
     state: TrainingState
     train: FrameSource
     val: FrameSource
@@ -54,6 +63,8 @@ class Training:
     accounting: Accounting
     device: torch.device
     directory: Path
+    checkpoints: Checkpoints
+    stop: StopSignals
     display: Display
     atoms: np.ndarray
 
@@ -73,11 +84,13 @@ class _Window:
     edges: int = 0
 
 
-def run_steps(training: Training) -> None:
+def run_steps(training: Training) -> bool:
     """Steps from where the state stands to `run.max_steps`, or to `run.stop_at_step` with a checkpoint there.
 
+    Returns whether a signal ended it before: with the step that all ranks were in when one was asked to stop.
+
     Raises:
-        UserError: too many steps in a row had no finite gradient.
+        UserError: too many steps in a row had no finite gradient, or a batch that is too large for the memory.
     """
     config, progress = training.config.run, training.state.progress
     last = min(config.max_steps, config.stop_at_step or config.max_steps)
@@ -85,12 +98,16 @@ def run_steps(training: Training) -> None:
     began = time.monotonic() - progress.seconds
     window = _Window(time.monotonic())
     frames = training.train.frames
-    batches = _batches(training)
-    while progress.step < last:
-        places = next(batches)
+    batches = ahead(_batches(training), lambda batch: training.step.prepare(training.train, batch.places.tolist()))
+    asked = False
+    while progress.step < last and not asked:
+        batch, prepared = next(batches)
+        places, progress.epoch, progress.batch = batch.places, batch.epoch, batch.number
         lr = learning_rate(progress.step, config.max_steps, training.config.optim)
         training.recipe.before_step(training.state.model, progress.step)
-        result = _step(training, places, lr)
+        with naming_the_batch(training.train, places.tolist(), training.config.data, f"step {progress.step + 1}"):
+            result = _step(training, places, prepared, lr)
+        asked = result.stop
         progress.step += 1
         progress.seconds = time.monotonic() - began
         window.structures += len(places)
@@ -100,63 +117,104 @@ def run_steps(training: Training) -> None:
             elapsed = max(time.monotonic() - window.began, 1e-9)
             training.display.step(progress.step, result.loss, window.structures / elapsed)
             if progress.step % config.log_every == 0 or progress.step == last:
-                log.write(_train_line(training, result, lr, window, elapsed))
+                _log(training, log, _train_line(training, result, lr, window, elapsed))
         if progress.step % config.log_every == 0:
             window = _Window(time.monotonic())
         if progress.step % config.val_every == 0 or progress.step == config.max_steps:
+            # In the same memory as what is being written, and no step would get on meanwhile anyway.
+            training.checkpoints.wait()
             validate(training, log)
             window = _Window(time.monotonic())
-        if progress.step % config.checkpoint_every == 0 or progress.step == last:
-            _checkpoint(training)
+        if progress.step % config.checkpoint_every == 0 or progress.step == last or asked:
+            training.checkpoints.save(training.state)
+        training.checkpoints.check()
+    training.checkpoints.wait()
+    return asked and progress.step < last
 
 
 def validate(training: Training, log: MetricsLog) -> Evaluation:
     """Errors of the mean of the weights on the validation frames; the best so far become the run's model file."""
+    everything = range(len(training.val.frames))
+    with training.state.mean.in_place(), naming_the_batch(training.val, everything, training.config.data, "validation"):
+        return _validate_in_place(training, log)
+
+
+def _validate_in_place(training: Training, log: MetricsLog) -> Evaluation:
     progress, weights = training.state.progress, training.config.loss.weights
-    mean = training.state.mean.module
-    found = evaluate(mean, training.val, tuple(weights), training.world, training.config.data.batch_edges)
+    predictions = training.step.predictions(training.val, tuple(weights), training.config.data.batch_edges)
+    found = evaluate(predictions, training.val, training.world)
     loss = found.loss(weights)
     best = progress.best_loss is None or loss < progress.best_loss
-    if best:
-        progress.best_loss, progress.best_step = loss, progress.step
+    maps = training.recipe.expert_maps(training.state.model, training.atoms)
+    model = training.step.whole_model() if best else None
     if training.talks:
-        experts = {layer["name"]: layer["statistics"] for layer in training.recipe.expert_maps(mean, training.atoms)}
-        log.write({"kind": "val", "step": progress.step, "loss": loss, "best": best, "tasks": found.tasks,
-                   **({"experts": experts} if experts else {}), "seconds": round(progress.seconds, 3)})  # fmt: skip
+        experts = {layer["name"]: layer["statistics"] for layer in maps}
+        _log(training, log, {
+            "kind": "val", "step": progress.step, "loss": loss, "best": best, "tasks": found.tasks,
+            **({"experts": experts} if experts else {}), "seconds": round(progress.seconds, 3),
+        })  # fmt: skip
         forces = "  ".join(f"{task} {1000 * errors['forces_mae']:.0f}" for task, errors in found.tasks.items()
                            if errors["forces_mae"] is not None)  # fmt: skip
         training.display.say(f"step {progress.step}: validation loss {loss:.4f}, force MAE in meV/Å: {forces}")
-        if best:
-            training.recipe.save(mean, training.directory, {"step": progress.step, "validation": found.tasks})
+    if best and _saved(training, model, {"step": progress.step, "validation": found.tasks}):
+        progress.best_loss, progress.best_step = loss, progress.step
     return found
 
 
-def _batches(training: Training) -> Iterator[np.ndarray]:
-    """Batches from where the state stands, epoch after epoch; the state follows."""
-    progress, config = training.state.progress, training.config
+def _saved(training: Training, model: nn.Module | None, about: dict[str, Any]) -> bool:
+    """Whether the model, which the first rank has, could be written; known to all ranks."""
+    reason = None
+    if model is not None:
+        try:
+            training.recipe.save(model, training.directory, about)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            training.display.say(
+                f"warning: the model of step {about['step']} cannot be written to {training.directory} ({reason}); the "
+                "one before stays, training goes on, and the next validation is another try"
+            )
+    return training.world.gather_object(reason)[0] is None
+
+
+def _log(training: Training, log: MetricsLog, line: dict[str, Any]) -> None:
+    try:
+        log.write(line)
+    except OSError as error:
+        training.display.say(
+            f"warning: {log.path} cannot be written ({error.strerror}); its lines are kept until it can be"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _StepBatch:
+    """The frames of a step, and where the training stands when it is done."""
+
+    places: np.ndarray
+    epoch: int
+    number: int
+
+
+def _batches(training: Training) -> Iterator[_StepBatch]:
+    """Batches from where the state stands, epoch after epoch."""
+    config = training.config
+    epoch, first = training.state.progress.epoch, training.state.progress.batch
     while True:
-        batches = epoch_batches(training.train.edges, config.data.batch_edges, config.run.seed, progress.epoch)
-        while progress.batch < len(batches):
-            progress.batch += 1
-            yield batches[progress.batch - 1]
-        progress.epoch, progress.batch = progress.epoch + 1, 0
+        batches = epoch_batches(training.train.edges, config.data.batch_edges, config.run.seed, epoch)
+        for number in range(first, len(batches)):
+            yield _StepBatch(batches[number], epoch, number + 1)
+        epoch, first = epoch + 1, 0
 
 
-def _step(training: Training, places: np.ndarray, lr: float) -> StepResult:
-    state, config, world = training.state, training.config, training.world
-    batch = training.train.batch(training.train.shares(places.tolist(), world.size)[world.rank])
-    counts = label_counts([training.train.frames[place] for place in places])
-    result = compute_gradients(
-        state.model, state.model, None if batch is None else batch.to(training.device), counts,
-        config.loss.weights, world,
-    )  # fmt: skip
+def _step(training: Training, places: np.ndarray, prepared: Prepared, lr: float) -> StepResult:
+    state, config = training.state, training.config
+    result = training.step.gradients(prepared, training.stop.name is not None)
     if result.finite:
         state.progress.skipped_in_a_row = 0
         clip_gradients(list(state.model.parameters()), result.grad_norm, config.optim.clip)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()
-        state.mean.update_parameters(state.model)
+        state.mean.update()
     else:
         _skip(training, places)
     return result
@@ -167,23 +225,20 @@ def _skip(training: Training, places: np.ndarray) -> None:
     progress = training.state.progress
     progress.skipped += 1
     progress.skipped_in_a_row += 1
-    kept = training.directory / "bad_batches.extxyz"
+    kept, frames = training.directory / "bad_batches.extxyz", [training.train.frames[place] for place in places]
     if training.talks:
-        write_frames(kept, [training.train.frames[place] for place in places], {"step": progress.step})
-        training.display.say(
-            f"step {progress.step}: loss or gradient is not finite; step skipped, structures in {kept}"
-        )
+        where = f"structures in {kept}"
+        try:
+            write_frames(kept, frames, {"step": progress.step + 1})
+        except OSError as error:
+            origins = ", ".join(frame.origin for frame in frames)
+            where = f"{kept} cannot be written ({error.strerror}), structures: {origins}"
+        training.display.say(f"step {progress.step + 1}: loss or gradient is not finite; step skipped, {where}")
     if progress.skipped_in_a_row >= training.config.run.max_bad_steps:
         raise UserError(
             f"{progress.skipped_in_a_row} steps in a row had no finite gradient; look at the structures in {kept}, "
             f"and try a lower optim.lr (now {training.config.optim.lr}) or optim.clip"
         )
-
-
-def _checkpoint(training: Training) -> None:
-    if training.talks:
-        save_checkpoint(training.directory / "checkpoints", training.state, training.config.run.keep_checkpoints)
-    training.world.barrier()
 
 
 def _train_line(training: Training, result: StepResult, lr: float, window: _Window, elapsed: float) -> dict[str, Any]:

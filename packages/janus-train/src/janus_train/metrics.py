@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,25 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._waiting = ""
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Appends one line. Numbers that JSON does not know (NaN, infinity) become null."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+        """Appends one line. Numbers that JSON does not know (NaN, infinity) become null.
+
+        Raises:
+            OSError: it cannot be written; it is kept, and goes with the next line that can.
+        """
+        self._waiting += json.dumps(_plain(line), allow_nan=False) + "\n"
+        rest = self._waiting.encode()
+        with self.path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                file.truncate(end)  # half a line would make the next one unreadable
+                raise
+        self._waiting = ""
 
     def read(self) -> list[dict[str, Any]]:
         """All complete lines; one that was cut short is left out."""
@@ -34,6 +49,8 @@ class MetricsLog:
 
     def forget_after(self, step: int) -> None:
         """Drops lines of steps that will be done again because a run resumes before them."""
+        if not self.path.exists():
+            return
         kept = [line for line in self.read() if line["step"] <= step]
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))

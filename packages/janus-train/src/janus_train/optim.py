@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from janus_train.config import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices, and none on norms, biases and router tables."""
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    groups: dict[tuple[bool, type], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        (decayed if parameter.dim() >= 2 and "router" not in name else kept).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        decayed = parameter.dim() >= 2 and "router" not in name
+        # Sharded parameters may be DTensors, which no fused update takes together with others.
+        groups.setdefault((decayed, type(parameter.data)), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": config.weight_decay if decayed else 0.0}
+            for (decayed, _), parameters in groups.items()
+        ],
+        lr=config.lr,
+        fused=True,
+    )
 
 
 def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:
@@ -34,16 +38,65 @@ def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:
     return config.lr * (config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine)
 
 
-def running_mean(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the model whose weights follow it: `mean ← d · mean + (1 − d) · weight`.
+class MovingMean:
+    """The running mean of a model's trained parameters: `mean ← d · mean + (1 − d) · weight`.
 
-    The decay d grows from 0.1 to `decay` over the first steps, so that a short run's mean is not its random start.
+    The decay d grows from 0.1 to `decay` over the first updates, so that a short run's mean is not its random start.
+    Only this rank's part of a sharded parameter has a mean here.
+
+    Args:
+        model: whose parameters are followed; they keep their storage.
+        decay: 0 means that the mean is the weights themselves, and nothing is held.
+
+    Attributes:
+        weights: the mean of each trained parameter, by name.
+        updates: how many there were; the first one copies.
     """
 
-    @torch.no_grad()
-    def update(means: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int) -> None:
-        count = float(updates)
-        now = min(decay, (1 + count) / (10 + count))
-        torch._foreach_lerp_(list(means), list(weights), 1 - now)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._decay = decay
+        self._followed = {name: own_part(parameter) for name, parameter in trained.items()} if decay else {}
+        self.weights = {name: part.clone() for name, part in self._followed.items()}
+        self.updates = 0
 
-    return AveragedModel(model, multi_avg_fn=update)
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the weights of a step that was just done."""
+        now = min(self._decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        self.updates += 1
+        if self.weights:
+            torch._foreach_lerp_(list(self.weights.values()), list(self._followed.values()), 1 - now)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begins anew from the weights as they are now."""
+        self.updates = 0
+        for name, mean in self.weights.items():
+            mean.copy_(self._followed[name])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Puts the means where the model has its parameters for as long as the context lasts.
+
+        One parameter at a time changes places, so that this takes the memory of the largest one.
+        """
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, mean in self.weights.items():
+            weight = self._followed[name]
+            kept = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(kept)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, as an ordinary one without a graph that shares its memory."""
+    detached = tensor.detach()
+    return detached.to_local() if hasattr(detached, "to_local") else detached

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import platform
-import re
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,37 +14,40 @@ import numpy as np
 import torch
 
 from janus_comm import Accounting, Communicator, Counted, agree, launch, make_mesh
-from janus_train.checkpoint import TrainingState, load_checkpoint
-from janus_train.config import Config, ModelConfig, load_config, save_config
+from janus_train.checkpoint import Checkpoints, checkpoints_in, load_checkpoint
+from janus_train.config import Config, ModelConfig, load_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
 from janus_train.data.statistics import Statistics, fit_statistics
-from janus_train.display import coverage_table, errors_table, make_display
+from janus_train.display import Display, coverage_table, errors_table, make_display
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.loop import Training, run_steps
 from janus_train.metrics import MetricsLog
-from janus_train.optim import make_optimizer, running_mean
+from janus_train.optim import MovingMean, make_optimizer
+from janus_train.rank_log import rank_log
 from janus_train.recipes import Recipe
+from janus_train.run_directory import choose_directory, job_of, write_about
+from janus_train.state import TrainingState
+from janus_train.stopping import Stopped, StopSignals
+from janus_train.ways import make_step
 
 T = TypeVar("T")
 
 RecipeMaker = Callable[[ModelConfig, DataSet, Statistics, int], Recipe]
 """Makes a recipe from the model section, the data, their statistics and a seed."""
 
-_PACKAGES = (
-    "janus-train", "janus-comm", "janus-graph", "janus-moe", "matris-model", "torch", "numpy", "ase", "vesin",
-)  # fmt: skip
-
 
 def train(config: Config, make_recipe: RecipeMaker) -> Path:
     """A whole run: data, model, steps, report. Returns the run directory.
 
-    Called on every rank that torchrun started, or on one without it.
+    Called on every rank that a launcher started, or on one without it. Where the launcher starts the same job again,
+    after a failure, the run that it had begun is taken up.
 
     Raises:
         UserError: what the user can mend, on every rank.
         LaunchError: a mesh that does not fit the launched ranks, on every rank.
+        Stopped: a signal asked the run to stop, on every rank.
     """
     return _run(config, make_recipe, resumed=None)
 
@@ -55,6 +57,7 @@ def resume(directory: Path, overrides: Sequence[str], make_recipe: RecipeMaker) 
 
     Raises:
         UserError: no run or no checkpoint there, or data that have changed since.
+        Stopped: a signal asked the run to stop, on every rank.
     """
     saved = directory / "config.yaml"
     if not saved.exists():
@@ -64,37 +67,51 @@ def resume(directory: Path, overrides: Sequence[str], make_recipe: RecipeMaker) 
 
 
 def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path:
-    with launch(config.run.device) as launched:
+    with StopSignals() as stop, launch(config.run.device, config.run.timeout, config.run.checked) as launched:
         accounting = Accounting()
         world = Counted(launched.world, accounting)
-        # Every rank computes its share of a step's structures, whichever axis it is on: small structures stay whole.
-        make_mesh(world, config.mesh.replica, config.mesh.unit)
+        mesh = make_mesh(world, config.mesh.replica, config.mesh.unit)
         data, statistics, recipe = _agreed(world, lambda: _prepare(config, make_recipe))
-        model = recipe.model.to(device=launched.device, dtype=getattr(torch, config.run.dtype))
         torch.use_deterministic_algorithms(config.run.deterministic)
-        state = TrainingState(model, running_mean(model, config.optim.ema_decay), make_optimizer(model, config.optim))
-        directory = resumed or _new_directory(world, config)
-        if resumed is not None:
-            _agreed(world, lambda: _take_up(directory, data, state))
+        step = make_step(config, recipe, mesh, launched.device, accounting)
+        model = recipe.model
+        state = TrainingState(
+            model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim),
+            portions=step.portions,
+        )  # fmt: skip
+        job = job_of(os.environ)
+        directory, begun = (resumed, True) if resumed is not None else choose_directory(world, config, job)
+        if resumed is not None or (begun and checkpoints_in(directory / "checkpoints")):
+            _agreed(world, lambda: _take_up(directory, data, state, world.rank))
         if world.rank == 0:
-            _write_about(directory, config, data, statistics, resumed is not None)
+            write_about(directory, config, job, None if state.progress.step else (data, statistics))
+        display = make_display(world.rank, config.run.max_steps, state.progress.step)
+        checkpoints = Checkpoints(
+            directory / "checkpoints", launched.world, config.run.keep_checkpoints,
+            config.run.checkpoint_in_background, display.say,
+        )  # fmt: skip
         training = Training(
-            config, recipe, state,
+            config, recipe, step, state,
             train=FrameSource(data.train, recipe.cutoff, recipe.near_cutoff),
             val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
             world=world, accounting=accounting, device=launched.device, directory=directory,
-            display=make_display(world.rank, config.run.max_steps, state.progress.step), atoms=statistics.atoms,
+            checkpoints=checkpoints, stop=stop, display=display, atoms=statistics.atoms,
         )  # fmt: skip
-        with training.display:
+        with rank_log(directory, world.rank), training.display, checkpoints:
             _greet(training, data, statistics)
-            run_steps(training)
+            stopped = run_steps(training)
             if state.progress.step >= config.run.max_steps:
                 _finish(training, statistics)
-            else:
-                training.display.say(
-                    f"stopped at step {state.progress.step}; go on with: janus-train resume {directory}"
-                )
         world.barrier()
+    return _ended(directory, state.progress.step, config, stopped, display)
+
+
+def _ended(directory: Path, step: int, config: Config, stopped: bool, display: Display) -> Path:
+    go_on = f"stopped at step {step}; go on with: janus-train resume {directory}"
+    if stopped:
+        raise Stopped(f"asked by a signal, {go_on}")
+    if step < config.run.max_steps:
+        display.say(go_on)
     return directory
 
 
@@ -113,93 +130,30 @@ def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
 def _prepare(config: Config, make_recipe: RecipeMaker) -> tuple[DataSet, Statistics, Recipe]:
     data = load_data(config)
     statistics = fit_statistics(data.train, data.tasks)
-    return data, statistics, make_recipe(config.model, data, statistics, config.run.seed)
+    # A model that ranks share is made block by block, where each keeps its part; until then it has no memory.
+    with torch.device("meta") if config.mesh.unit > 1 else nullcontext():
+        recipe = make_recipe(config.model, data, statistics, config.run.seed)
+    recipe.model.to(dtype=getattr(torch, config.run.dtype))
+    return data, statistics, recipe
 
 
-def _new_directory(world: Communicator, config: Config) -> Path:
-    """The run directory, made by the first rank; a run that is there already is left alone."""
-    error: Exception | None = None
-    directory = config.run.dir
-    if world.rank == 0:
-        try:
-            directory = directory or _next_free(Path("runs"), config.model.preset)
-            if any((directory / name).exists() for name in ("config.yaml", "checkpoints", "model.safetensors")):
-                raise UserError(
-                    f"{directory} already holds a run; go on with 'janus-train resume {directory}', or choose another "
-                    "run.dir"
-                )
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as raised:
-            error = UserError(f"cannot make the run directory {directory}: {raised.strerror}; choose another run.dir")
-        except UserError as raised:
-            error = raised
-    agree(world, error)
-    chosen: Path | None = world.gather_object(directory)[0]
-    assert chosen is not None
-    return chosen
-
-
-def _next_free(parent: Path, name: str) -> Path:
-    taken = [int(match[1]) for path in parent.glob(f"{name}-*") if (match := re.fullmatch(rf"{name}-(\d+)", path.name))]
-    return parent / f"{name}-{max(taken, default=0) + 1:03d}"
-
-
-def _take_up(directory: Path, data: DataSet, state: TrainingState) -> bool:
+def _take_up(directory: Path, data: DataSet, state: TrainingState, rank: int) -> bool:
     saved = json.loads((directory / "data.json").read_text())
     if saved["fingerprint"] != data_fingerprint(data):
         raise UserError(
             f"the data have changed since the run in {directory} began (checksums differ); give it the same files, or "
             "start a new run with 'janus-train train'"
         )
-    load_checkpoint(directory / "checkpoints", state)
+    load_checkpoint(directory / "checkpoints", state, rank)
     return True
 
 
-def _write_about(directory: Path, config: Config, data: DataSet, statistics: Statistics, resumed: bool) -> None:
-    save_config(config.model_copy(update={"run": config.run.model_copy(update={"dir": directory})}),
-                directory / "config.yaml")  # fmt: skip
-    (directory / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n")
-    if resumed:
-        return
-    (directory / "data.json").write_text(
-        json.dumps(
-            {
-                "tasks": coverage(data),
-                "fingerprint": data_fingerprint(data),
-                "references": {
-                    task: {str(z): row[z] for z in np.flatnonzero(row)}
-                    for task, row in zip(data.tasks, statistics.references, strict=True)
-                },
-                "atoms": {str(z): int(statistics.atoms[z]) for z in np.flatnonzero(statistics.atoms)},
-                "scales": dict(zip(data.tasks, statistics.scales.tolist(), strict=True)),
-                "reference_residuals": dict(zip(data.tasks, statistics.residuals.tolist(), strict=True)),
-                "warnings": statistics.warnings,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
-
-
-def _environment() -> dict[str, Any]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        **versions,
-    }
-
-
 def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
-    parameters = sum(parameter.numel() for parameter in training.recipe.model.parameters())
+    portions = training.step.portions
+    parameters = sum(
+        math.prod(portions[name].shape) if name in portions else parameter.numel()
+        for name, parameter in training.recipe.model.named_parameters()
+    )
     config, state = training.config, training.state
     say = training.display.say
     source = "the bundled data set" if config.data.train is None else ", ".join(map(str, config.data.train))
@@ -208,9 +162,9 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     say(coverage_table(coverage(data)))
     for warning in statistics.warnings:
         say(f"warning: {warning}")
+    if training.talks:
+        MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step)
     if state.progress.step:
-        if training.talks:
-            MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step)
         say(f"resuming at step {state.progress.step}")
 
 
@@ -218,16 +172,15 @@ def _finish(training: Training, statistics: Statistics) -> None:
     """Judges the model file as a user would get it, and writes the report."""
     from janus_train.report import build_report
 
-    best = training.recipe.load(training.directory).to(training.device)
+    training.step.open_saved(training.directory)
     weights = tuple(training.config.loss.weights)
-    found = evaluate(
-        best, training.val, weights, training.world, training.config.data.batch_edges, statistics.references
-    )
+    predictions = training.step.predictions(training.val, weights, training.config.data.batch_edges)
+    found = evaluate(predictions, training.val, training.world, statistics.references)
+    layers = training.recipe.expert_maps(training.state.model, statistics.atoms)
     if not training.talks:
         return
     directory, progress = training.directory, training.state.progress
     _write_evaluation(directory, found, progress.best_step)
-    layers = training.recipe.expert_maps(best, statistics.atoms)
     (directory / "experts.json").write_text(json.dumps({"layers": layers}))
     report = build_report(directory)
     say = training.display.say

@@ -1,18 +1,22 @@
-"""One training step: double backward on every rank's share, one sum over all ranks, one host synchronisation."""
+"""What a training step is, whichever way it is shared by the ranks; and the way in which each has the whole model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from janus_comm import Communicator
-from janus_graph import Potential
-from janus_train.data.batch import Batch
+from janus_train.data.batch import Batch, FrameSource, label_counts
+from janus_train.data.unit_batch import UnitBatch
+from janus_train.evaluate import Prediction, predict
 from janus_train.loss import loss_sums, weighted_loss
+from janus_train.state import Portion
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,13 @@ class StepResult:
         loss: the weighted loss.
         terms: the mean error of each term, unweighted.
         grad_norm: norm of the whole gradient, before clipping.
+        stop: whether any rank was asked to stop.
     """
 
     loss: float
     terms: dict[str, float]
     grad_norm: float
+    stop: bool = False
 
     @property
     def finite(self) -> bool:
@@ -35,59 +41,176 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def compute_gradients(
-    model: nn.Module,
-    potential: Potential,
-    batch: Batch | None,
-    counts: Mapping[str, int],
-    weights: Mapping[str, float],
-    world: Communicator,
-) -> StepResult:
-    """Leaves in every parameter's `grad` the gradient of the loss of the whole batch, the same on every rank.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A step's data on one rank, made on the host without asking other ranks, while another step is computed.
 
-    Forces and stress are derivatives of the energy that stay differentiable, so the gradient is exact (double
-    backward). The loss is a sum of sums over ranks, each divided by a count that every rank knows beforehand: how a
-    batch is cut does not change it.
+    Attributes:
+        counts: labels in the whole batch, over all ranks.
+        passes: what this rank computes, one after the other, and adds up; None where it has nothing in a pass.
+    """
+
+    counts: Mapping[str, int]
+    passes: Sequence[Batch | UnitBatch | None]
+
+
+class TrainingStep(Protocol):
+    """A way of sharing training steps between ranks. All give the same losses, gradients and predictions.
+
+    Attributes:
+        portions: which part of a parameter this rank holds, by name; parameters left out are whole on every rank.
+    """
+
+    portions: Mapping[str, Portion]
+
+    def prepare(self, source: FrameSource, places: Sequence[int]) -> Prepared:
+        """This rank's part of a step on the frames at these places."""
+        ...
+
+    def gradients(self, prepared: Prepared, stop: bool = False) -> StepResult:
+        """Leaves in every parameter's `grad` this rank's portion of the gradient of the loss of the whole batch.
+
+        Whether this rank was asked to `stop` travels with the losses, so that all ranks know of it in the same step.
+        """
+        ...
+
+    def predictions(
+        self, source: FrameSource, properties: Collection[str], budget: int
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Predictions for all frames of a source, each on one of the ranks; in passes of at most `budget` edges."""
+        ...
+
+    def whole_model(self) -> nn.Module | None:
+        """The whole model on the first rank, None on others. Every rank calls it."""
+        ...
+
+    def open_saved(self, directory: Path) -> None:
+        """Weights that were saved, in place of the model's own. Every rank calls it."""
+        ...
+
+
+class ReplicatedStep:
+    """Every rank has the whole model and computes whole structures; gradients are summed over all ranks.
 
     Args:
-        model: whose parameters are trained.
-        potential: the callable to differentiate; the model itself, or what wraps it.
-        batch: this rank's share; None where it has none.
-        counts: labels in the whole batch, over all ranks (`label_counts`).
+        model: a `janus_graph.Potential`, whose parameters are trained.
         weights: loss terms.
         world: all ranks.
+        load: opens a saved model; None where nobody asks for one.
+        pass_edges: most edges that a rank computes at a time; None for no limit.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.grad = None
-    values = torch.zeros(len(weights) + 1, dtype=torch.float64, device=parameters[0].device)
-    if batch is not None:
-        sums = loss_sums(potential(batch.graph, ("energy", *weights)), batch)
-        loss = weighted_loss(sums, counts, weights)
+
+    portions: Mapping[str, Portion]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Mapping[str, float],
+        world: Communicator,
+        load: Callable[[Path], nn.Module] | None = None,
+        pass_edges: int | None = None,
+    ) -> None:
+        self.model, self.weights, self.world = model, dict(weights), world
+        self.portions = {}
+        self._load, self._pass_edges = load, pass_edges
+        self._device = next(model.parameters()).device
+
+    def prepare(self, source: FrameSource, places: Sequence[int]) -> Prepared:
+        """This rank's share of the structures."""
+        mine = source.shares(places, self.world.size)[self.world.rank]
+        passes = passes_of(mine, source.edges[mine].tolist(), self._pass_edges)
+        counts = label_counts([source.frames[place] for place in places])
+        return Prepared(counts, [source.batch(some) for some in passes])
+
+    def gradients(self, prepared: Prepared, stop: bool = False) -> StepResult:
+        """The gradient of the loss of the whole batch, the same on every rank.
+
+        Forces and stress are derivatives of the energy that stay differentiable, so the gradient is exact (double
+        backward). The loss is a sum of sums over ranks, each divided by a count that every rank knows beforehand: how a
+        batch is cut does not change it.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            parameter.grad = None
+        values = step_values(self.weights, stop, self._device)
+        for batch in prepared.passes:
+            if isinstance(batch, Batch):
+                values[:-1] += self._pass(batch.to(self._device), prepared.counts)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        values = self.world.sum(values)
+        sum_gradients(parameters, self.world)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return step_result(values, norm, prepared.counts, self.weights)
+
+    def _pass(self, batch: Batch, counts: Mapping[str, int]) -> Tensor:
+        sums = loss_sums(self.model(batch.graph, ("energy", *self.weights)), batch)
+        loss = weighted_loss(sums, counts, self.weights)
         loss.backward()
-        values = torch.stack([loss.detach(), *(sums[name].detach() for name in weights)])
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    values = world.sum(values)
-    _sum_gradients(parameters, world)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # The one synchronisation: everything the host wants to know comes in one copy.
-    loss_value, *rest, grad_norm = torch.cat([values, norm.double()[None]]).tolist()
+        return torch.stack([loss.detach(), *(sums[name].detach() for name in self.weights)])
+
+    def predictions(
+        self, source: FrameSource, properties: Collection[str], budget: int
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Predictions for this rank's share of the frames."""
+        mine = source.shares(range(len(source.frames)), self.world.size)[self.world.rank]
+        return predict(self.model, source, mine, properties, budget)
+
+    def whole_model(self) -> nn.Module | None:
+        """The model, on the first rank."""
+        return self.model if self.world.rank == 0 else None
+
+    def open_saved(self, directory: Path) -> None:
+        """The saved weights."""
+        assert self._load is not None
+        self.model.load_state_dict(self._load(directory).state_dict())
+
+
+def passes_of(places: Sequence[int], edges: Sequence[int], budget: int | None) -> list[list[int]]:
+    """The same places, in groups with at most so many edges; one that has more by itself is a group of its own."""
+    passes: list[list[int]] = []
+    spent = 0
+    for place, count in zip(places, edges, strict=True):
+        if not passes or (budget is not None and spent + count > budget):
+            passes.append([])
+            spent = 0
+        passes[-1].append(place)
+        spent += count
+    return passes
+
+
+def step_values(weights: Mapping[str, float], stop: bool, device: torch.device) -> Tensor:
+    """What ranks add up in a step: the loss, its terms, and last how many were asked to stop."""
+    values = torch.zeros(len(weights) + 2, dtype=torch.float64, device=device)
+    if stop:
+        values[-1] = 1
+    return values
+
+
+def step_result(values: Tensor, norm: Tensor, counts: Mapping[str, int], weights: Mapping[str, float]) -> StepResult:
+    """What the host wants to know of a step, in one copy: the one synchronisation."""
+    loss, *rest, asked, grad_norm = torch.cat([values, norm.double()[None]]).tolist()
     terms = {name: total / max(counts[name], 1) for name, total in zip(weights, rest, strict=True)}
-    return StepResult(loss_value, terms, grad_norm)
+    return StepResult(loss, terms, grad_norm, asked > 0)
 
 
-def clip_gradients(parameters: list[nn.Parameter], grad_norm: float, largest: float) -> None:
+def clip_gradients(parameters: Sequence[nn.Parameter], grad_norm: float, largest: float) -> None:
     """Scales all gradients down so that their norm is at most `largest`."""
     if grad_norm > largest:
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], largest / grad_norm)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_mul_([_own(gradient) for gradient in gradients], largest / grad_norm)
 
 
-def _sum_gradients(parameters: list[nn.Parameter], world: Communicator) -> None:
-    if world.size == 1:
-        return
+def _own(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if hasattr(gradient, "to_local") else gradient
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter], ranks: Communicator) -> None:
+    """Adds up the gradients of parameters that are whole on all these ranks."""
     gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-    flat = world.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    if ranks.size == 1 or not gradients:
+        return
+    flat = ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))

@@ -63,7 +63,7 @@ class InteractionBlock(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
-            elif isinstance(module, (SwiGLU, SwiGLUExperts, ThreeBodyAttention)):
+            elif isinstance(module, (RMSNorm, SwiGLU, SwiGLUExperts, ThreeBodyAttention)):
                 module.reset_parameters()
         with torch.no_grad():
             self.attention.radial.weight *= RADIAL_GAIN

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
@@ -84,22 +86,45 @@ class MatRISMoE(nn.Module):
 
     def reset_parameters(self, seed: int, frequencies: Int64[Tensor, "elements"] | None = None) -> None:
         """Random weights that depend on the seed alone, and experts of elements as at the construction."""
-        selection = initial_selection(self.config.experts, self.config.top_k, frequencies)
-        with torch.random.fork_rng(devices=_devices_with_random_state()):
-            torch.manual_seed(seed)
-            self.atom_embedding.reset_parameters()
-            self.edge_embedding.reset_parameters()
-            for block in self.blocks:
-                assert isinstance(block, InteractionBlock)
-                block.reset_parameters(len(self.blocks), selection)
-            for linear in (self.energy_hidden, self.magmom_hidden):
-                if linear is not None:
-                    nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
-            # Small outputs: training starts from the reference energies, not from noise around them.
-            nn.init.normal_(self.energy_out.weight, std=0.1 / math.sqrt(self.config.width))
-            if self.magmom_out is not None:
-                nn.init.normal_(self.magmom_out.weight, std=0.1 / math.sqrt(self.config.width))
-                nn.init.constant_(self.magmom_out.bias, -2.0)
+        for module in (*self.blocks, self):
+            self.initialize(module, seed, frequencies)
+
+    def initialize(self, module: nn.Module, seed: int, frequencies: Int64[Tensor, "elements"] | None = None) -> None:
+        """Random weights of one block, or, given the model itself, of everything outside its blocks.
+
+        They depend on the seed and the place of the block alone: a model too large for one device gets the same
+        weights block by block, wherever each of them is made. The caller's random state is left alone.
+
+        Raises:
+            ValueError: a module that is neither.
+        """
+        parts = {id(part): place for place, part in enumerate((*self.blocks, self))}
+        if id(module) not in parts:
+            raise ValueError(f"{type(module).__name__} is not a block of this model, nor the model itself")
+        own = [p for name, p in module.named_parameters() if module is not self or not name.startswith("blocks.")]
+        with torch.random.fork_rng(devices=_devices_with_random_state()), _in_single_precision(own):
+            torch.manual_seed(int(np.random.SeedSequence([seed, parts[id(module)]]).generate_state(1)[0]))
+            if isinstance(module, InteractionBlock):
+                selection = initial_selection(self.config.experts, self.config.top_k, frequencies)
+                module.reset_parameters(len(self.blocks), selection)
+            else:
+                self._reset_ends()
+
+    def _reset_ends(self) -> None:
+        """Weights of what comes before the blocks and after them."""
+        self.atom_embedding.reset_parameters()
+        self.edge_embedding.reset_parameters()
+        self.readout_norm.reset_parameters()
+        for linear in (self.energy_hidden, self.magmom_hidden):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=1 / math.sqrt(linear.in_features))
+        # Small outputs: training starts from the reference energies, not from noise around them.
+        nn.init.normal_(self.energy_out.weight, std=0.1 / math.sqrt(self.config.width))
+        if self.magmom_out is not None:
+            nn.init.normal_(self.magmom_out.weight, std=0.1 / math.sqrt(self.config.width))
+            nn.init.constant_(self.magmom_out.bias, -2.0)
+        self.references.zero_()
+        self.scales.fill_(1.0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # `.float()` and `.to(dtype)` are for the weights. Reference energies are thousands of eV: they stay float64.
@@ -186,6 +211,17 @@ class MatRISMoE(nn.Module):
 def _devices_with_random_state() -> list[int]:
     """The CUDA devices whose random state `torch.manual_seed` would change now; asking must not start CUDA."""
     return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+
+
+@contextmanager
+def _in_single_precision(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Parameters are float32 in here: a model that is double from the start draws the weights of one that is cast."""
+    given = [parameter.data for parameter in parameters]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    yield
+    for parameter, data in zip(parameters, given, strict=True):
+        parameter.data = data.copy_(parameter.data) if parameter.dtype != data.dtype else parameter.data
 
 
 def count_parameters(config: MatRISMoEConfig) -> Mapping[str, int]:

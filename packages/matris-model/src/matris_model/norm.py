@@ -19,8 +19,13 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, formulas: Formulas = PLAIN) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.empty(width))
         self.norm = formulas.norm
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights of one."""
+        nn.init.ones_(self.weight)
 
     def forward(self, features: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         """The normalised rows."""

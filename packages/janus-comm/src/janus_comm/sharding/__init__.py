@@ -1,6 +1,6 @@
 """Parameters sharded block by block while forces are trained: gather nodes, and stock FSDP2 by way of tangents."""
 
-from janus_comm.sharding.dtensor import as_dtensors, make_device_mesh
+from janus_comm.sharding.dtensor import as_dtensors, make_device_mesh, offsets_of
 from janus_comm.sharding.gather import GatherNodes
 from janus_comm.sharding.initialize import Start
 from janus_comm.sharding.stock import StockShards
@@ -15,4 +15,5 @@ __all__ = [
     "clip_gradients",
     "gradient_norm",
     "make_device_mesh",
+    "offsets_of",
 ]

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from janus_comm.mesh import Mesh
 from janus_comm.sharding.bucket import ShardedTensors, plain_rows, strides_of
@@ -39,3 +40,10 @@ def as_dtensors(device_mesh: DeviceMesh | None) -> ShardedTensors:
         return DTensor.from_local(rows, device_mesh, placements, run_check=False, shape=shape, stride=strides_of(shape))
 
     return presented
+
+
+def offsets_of(tensor: Tensor) -> tuple[int, ...]:
+    """Where this rank's part of a DTensor begins in the whole, in each dimension."""
+    assert isinstance(tensor, DTensor)
+    _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(offsets)

@@ -285,7 +285,8 @@ class GatherNodes:
         """What the block makes of the features, its gathers and reductions in step with the chain on every rank.
 
         Tensors of floating point numbers among the features and results pass a milestone before and behind the block.
-        Ranks call blocks in one order, also those that have nothing to compute. Not for blocks that are checkpointed.
+        Ranks call blocks in one order, also those that have nothing to compute. What a checkpointed block gets from
+        other ranks inside has to be kept (:class:`KeptResults`).
 
         Raises ValueError for a module that is no block of these nodes.
         """

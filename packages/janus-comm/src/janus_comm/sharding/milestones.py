@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from janus_comm.chain import Chain
+from janus_comm.tangent_rules import tangent_of, value_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,14 @@ def pass_milestone(visit: Visit, chain: Chain, *features: Tensor) -> tuple[Tenso
     if not torch.is_grad_enabled():
         visit.there()
         return features
-    chain.token, *passed = _Milestone.apply(visit, chain.token, *features)  # type: ignore[no-untyped-call]
-    return tuple(passed)
+    values, tangents = tuple(map(value_of, features)), tuple(map(tangent_of, features))
+    moving = [tangent for tangent in tangents if tangent is not None]
+    chain.token, *passed = _Milestone.apply(visit, value_of(chain.token), *values, *moving)  # type: ignore[no-untyped-call]
+    along = iter(passed[len(values) :])
+    return tuple(
+        value if tangent is None else forward_ad.make_dual(value, next(along))
+        for value, tangent in zip(passed, tangents, strict=False)
+    )
 
 
 class _Milestone(torch.autograd.Function):

@@ -61,6 +61,7 @@ class FrameSource:
         atoms: atoms of each frame.
         edges: edges of each frame.
         costs: what each frame costs to compute.
+        rows_by_element: for each frame its atomic numbers, the atoms of each, and the edges centred on them.
     """
 
     def __init__(self, frames: Sequence[Frame], cutoff: float, near_cutoff: float) -> None:
@@ -68,13 +69,14 @@ class FrameSource:
         self.cutoff, self.near_cutoff = cutoff, near_cutoff
         sizes = structure_sizes([frame.structure for frame in frames], cutoff, near_cutoff)
         self.atoms, self.edges, self.costs = sizes.atoms, sizes.edges, CostModel()(sizes)
+        self.rows_by_element = sizes.by_element
 
     def batch(self, places: Sequence[int]) -> Batch | None:
         """The batch of the frames at these places; None for no places at all."""
         if not places:
             return None
         frames = [self.frames[place] for place in places]
-        return _label(frames, build_graph([frame.structure for frame in frames], self.cutoff, self.near_cutoff))
+        return label_batch(frames, build_graph([frame.structure for frame in frames], self.cutoff, self.near_cutoff))
 
     def shares(self, places: Sequence[int], ranks: int) -> list[list[int]]:
         """The same places, a share for each rank, at about the same cost."""
@@ -97,7 +99,8 @@ def _has_stress(frame: Frame) -> bool:
     return frame.has("stress") and frame.structure.has_volume
 
 
-def _label(frames: Sequence[Frame], graph: AtomGraph) -> Batch:
+def label_batch(frames: Sequence[Frame], graph: AtomGraph) -> Batch:
+    """The labels of frames, in the order of a graph of their structures, or of a part of it."""
     sizes = np.array([len(frame.structure) for frame in frames])
 
     def per_structure(label: str, shape: tuple[int, ...]) -> Tensor:

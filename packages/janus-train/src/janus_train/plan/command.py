@@ -26,7 +26,6 @@ class Request:
         machine: its name or file.
         data: statistics to plan with; those of the configuration's data otherwise.
         save_statistics: where to write these.
-        regather: whether weights of blocks are given back after each pass.
         scaling: `weak`, `strong` or None.
         devices: most of a table of scaling.
         plot: where to draw it.
@@ -35,7 +34,6 @@ class Request:
     machine: str
     data: Path | None = None
     save_statistics: Path | None = None
-    regather: bool = False
     scaling: str | None = None
     devices: int = 1
     plot: Path | None = None
@@ -61,6 +59,8 @@ def run_plan(config: Config, request: Request) -> PlanReport:
         raise UserError(f"--scaling: '{request.scaling}' is not one of {', '.join(_SCALINGS)}")
     if request.plot is not None and request.scaling is None:
         raise UserError("--plot draws a table of scaling; add --scaling weak or --scaling strong")
+    if config.mesh.unit > 1 and config.mesh.route == "tangent":
+        raise UserError("mesh.route: the route by tangents cannot be planned; leave mesh.route=backward")
     machine = load_machine(request.machine)
     data = statistics_of(config) if request.data is None else load_statistics(request.data)
     if request.save_statistics is not None:
@@ -69,7 +69,8 @@ def run_plan(config: Config, request: Request) -> PlanReport:
     layout = Layout(
         replicas=config.mesh.replica,
         unit=config.mesh.unit,
-        regather=request.regather,
+        regather=config.mesh.weights == "regather",
+        pass_edges=config.data.pass_edges,
         checkpoint=config.model.checkpoint,
         moving_mean=config.optim.ema_decay > 0,
         number=8 if config.run.dtype == "float64" else 4,

@@ -10,6 +10,7 @@ import numpy as np
 from janus_graph.packing import CostModel
 from janus_graph.partition import deal_structures
 from janus_graph.tables import EDGE_TABLES, NEAR_TABLES, TableCosts, table_widths
+from janus_train.data.unit_batch import TOLERANCE
 from janus_train.plan.halo import Halo, expected_halos
 from janus_train.plan.statistics import DataStatistics, StructureSize
 from janus_train.plan.workload import ELEMENTS, Workload
@@ -33,8 +34,9 @@ def batch_of_edges(data: DataStatistics, edges: int) -> list[StructureSize]:
 
 
 def work_of(size: StructureSize, cost: CostModel) -> int:
-    """What a structure costs when its atoms are shared: `janus_graph.partition.atom_work` of all of them."""
-    return cost.edge * size.all_edges + cost.near_pair * size.near_pairs + cost.atom * size.all_atoms
+    """What a structure costs: what `cost` says of `janus_graph.packing.structure_sizes`."""
+    work = cost.edge * size.all_edges + cost.near_pair * size.near_pairs + cost.atom * size.all_atoms
+    return work + cost.element * len(size.atoms)
 
 
 def unit_workloads(batch: Sequence[StructureSize], ranks: int, cutoff: float) -> list[Workload]:
@@ -50,22 +52,24 @@ def unit_workloads(batch: Sequence[StructureSize], ranks: int, cutoff: float) ->
     """
     totals = [work_of(size, CostModel()) for size in batch]
     pieces: list[list[tuple[StructureSize, float, Halo]]] = [[] for _ in range(ranks)]
-    for size, total, dealt in zip(batch, totals, deal_structures(totals, ranks), strict=True):
+    cut = 0
+    for size, total, dealt in zip(batch, totals, deal_structures(totals, ranks, TOLERANCE), strict=True):
         shares = [piece.work / total if total else 1.0 for piece in dealt]
         halos = expected_halos(size.heights, size.periodic, size.all_atoms, shares, cutoff)
         for piece, share, halo in zip(dealt, shares, halos, strict=True):
             pieces[piece.part].append((size, share, halo))
-    return [_workload(own, len(batch)) for own in pieces]
+        cut += len(dealt) > 1
+    return [_workload(own, cut) for own in pieces]
 
 
-def _workload(pieces: Sequence[tuple[StructureSize, float, Halo]], structures: int) -> Workload:
+def _workload(pieces: Sequence[tuple[StructureSize, float, Halo]], cut: int) -> Workload:
     tables: dict[str, Counter[int]] = {name: Counter() for name in ("atoms", "edges", "neighbours", "near")}
     for size, share, _ in pieces:
         for name, table in tables.items():
             table.update(_scaled(getattr(size, name), share))
     near = {count: atoms for count, atoms in tables["near"].items() if count > 1}
     return Workload(
-        structures=structures,
+        structures=max(1, len(pieces)),
         atoms=tables["atoms"].total(),
         edges=tables["edges"].total(),
         near_edges=sum(count * atoms for count, atoms in near.items()),
@@ -76,6 +80,7 @@ def _workload(pieces: Sequence[tuple[StructureSize, float, Halo]], structures: i
         edges_of_element=_by_element(tables["edges"]),
         sent=round(sum(halo.sent for _, _, halo in pieces)),
         received=round(sum(halo.received for _, _, halo in pieces)),
+        cut=cut,
     )
 
 

@@ -20,7 +20,7 @@ _PARTS = {
 def parts_of(row: ScalingRow) -> dict[str, float]:
     """Seconds of a step by what a reader asks for; what hides behind computing is left out of the waiting."""
     parts, seconds = row.plan.seconds.parts, row.plan.seconds
-    inside = sum(parts[kind] for kind in ("halo", "experts", "rows", "loss"))
+    inside = sum(parts[kind] for kind in ("halo", "experts", "rows", "sums"))
     return {
         **{name: parts[name] for name in ("products", "elementwise", "starting", "update")},
         "unit": inside,

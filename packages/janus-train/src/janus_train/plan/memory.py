@@ -39,8 +39,8 @@ def bytes_held(
     """
     unit = plan.ranks
     layouts = shape.layouts(unit)
-    own = sum(layout.shard_elements for layout in layouts)
-    own += len(shape.layers) * shape.experts * 3 * shape.width * slice_sizes(shape.expert_hidden, unit)[rank]
+    units = len(shape.layers) * shape.experts * slice_sizes(shape.expert_hidden, unit)[rank]
+    own = sum(layout.shard_elements for layout in layouts) + shape.replicated + units * 3 * shape.width
     *blocks, rest = (layout.elements for layout in layouts)
     two = sum(sorted(blocks)[-2:])
     restored = int(plan.load.restored[:, rank].sum()) * 3 * shape.width * shape.expert_hidden

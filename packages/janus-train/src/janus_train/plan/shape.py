@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,8 +22,10 @@ class ModelShape:
     Attributes:
         name: for people.
         products: all products of matrices but those of routed experts.
-        blocks: shapes of the parameters of each block, routed experts left out.
-        rest: shapes of the parameters that belong to no block.
+        blocks: shapes of the parameters of each block that are sharded, routed experts left out.
+        rest: shapes of those that belong to no block.
+        replicated: numbers of all parameters that every rank has whole.
+        terms: of the loss.
         layers: for each layer of routed experts what its rows are, `edges` or `atoms`.
         experts: of each layer.
         expert_hidden: hidden units of an expert.
@@ -38,6 +39,8 @@ class ModelShape:
     products: tuple[Product, ...]
     blocks: tuple[tuple[Shape, ...], ...]
     rest: tuple[Shape, ...]
+    replicated: int
+    terms: tuple[str, ...]
     layers: tuple[str, ...]
     experts: int
     expert_hidden: int
@@ -50,16 +53,6 @@ class ModelShape:
     def top_k(self) -> int:
         """Experts of an element."""
         return int(self.selection.shape[2])
-
-    @property
-    def dense_parameters(self) -> int:
-        """Parameters outside routed experts."""
-        return sum(math.prod(shape) for bucket in (*self.blocks, self.rest) for shape in bucket)
-
-    @property
-    def expert_parameters(self) -> int:
-        """Parameters of all routed experts."""
-        return len(self.layers) * self.experts * 3 * self.expert_hidden * self.width
 
     def layouts(self, ranks: int) -> list[BucketLayout]:
         """How each block, and last the rest, is shared by ranks."""

@@ -33,6 +33,7 @@ class Layout:
         replicas: of a unit.
         unit: ranks that share one batch.
         regather: whether weights of blocks are given back after each pass.
+        pass_edges: most edges that a rank computes at a time; None for no limit.
         checkpoint: whether blocks are computed again when a derivative needs what is inside.
         moving_mean: whether there is a moving mean of the weights.
         number: bytes of a weight and of a feature.
@@ -41,6 +42,7 @@ class Layout:
     replicas: int = 1
     unit: int = 1
     regather: bool = False
+    pass_edges: int | None = None
     checkpoint: bool = False
     moving_mean: bool = True
     number: int = 4
@@ -50,6 +52,10 @@ class Layout:
         """All ranks."""
         return self.replicas * self.unit
 
+    def passes(self, edges: int) -> int:
+        """In how many passes a rank computes its part of a step with so many edges."""
+        return 1 if self.pass_edges is None else max(1, -(-edges // (self.devices * self.pass_edges)))
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -58,7 +64,8 @@ class StepPlan:
     Attributes:
         layout: of the ranks.
         machine: its name.
-        work: atoms and edges of the step, and of the rank with most to do; rows of neighbours of that rank.
+        work: atoms and edges of the step; its passes; atoms, edges and rows of neighbours, in a pass, of the rank with
+            most to do.
         memory: bytes by kind of the rank that holds most.
         sent: bytes by kind of the rank that sends most.
         flops: of the rank with most products.
@@ -115,8 +122,9 @@ def plan_step(shape: ModelShape, data: DataStatistics, edges: int, layout: Layou
         layout: of the ranks.
         machine: rates.
     """
-    drawn, times = _sample(data, edges, layout.replicas)
-    whole = batch_of_edges(data, edges * drawn // (layout.replicas * times))
+    passes = layout.passes(edges)
+    drawn, times = _sample(data, edges // passes, layout.replicas)
+    whole = batch_of_edges(data, edges * drawn // (layout.replicas * times * passes))
     batch, evenness = _fullest(whole, drawn)
     workloads = [workload.times(times) for workload in unit_workloads(batch, layout.unit, data.cutoff)]
     cost = ExpertCosts.from_rates(
@@ -139,19 +147,22 @@ def plan_step(shape: ModelShape, data: DataStatistics, edges: int, layout: Layou
         )
         for rank, workload in enumerate(workloads)
     ]  # fmt: skip
-    flops = flops_of_ranks(shape, workloads, experts.load.pairs.sum(0).tolist(), layout.checkpoint)
+    of_pass = flops_of_ranks(shape, workloads, experts.load.pairs.sum(0).tolist(), layout.checkpoint)
+    flops = [passes * own for own in of_pass]
     fullest, busiest = max(memory, key=_total), max(sent, key=_total)
+    busiest = {kind: passes * count for kind, count in busiest.items()}
     seconds = seconds_of_a_step(
         shape, machine, flops=max(flops), memory=fullest, sent=busiest, unit=layout.unit, replicas=layout.replicas,
-        regather=layout.regather,
+        regather=layout.regather, passes=passes,
     )  # fmt: skip
     most = workloads[int(np.argmax(flops))]
     return StepPlan(
         layout=layout,
         machine=machine.name,
         work={
-            "atoms": sum(size.all_atoms for size in whole) * layout.replicas * times // drawn,
-            "edges": sum(size.all_edges for size in whole) * layout.replicas * times // drawn,
+            "atoms": sum(size.all_atoms for size in whole) * layout.replicas * times * passes // drawn,
+            "edges": sum(size.all_edges for size in whole) * layout.replicas * times * passes // drawn,
+            "passes": passes,
             "atoms of a rank": most.atoms,
             "edges of a rank": most.edges,
             "neighbours elsewhere": most.received,

@@ -14,7 +14,7 @@ _MEANING = {
     "halo": "rows of neighbours",
     "experts": "restored experts and their gradients",
     "rows": "rows to experts and back",
-    "loss": "sums of energies and strains",
+    "sums": "losses, norms, what every rank has whole",
     "all_reduce": "gradients between replicas",
 }
 
@@ -23,10 +23,11 @@ def plan_text(plan: StepPlan, machine: Machine) -> str:
     """A plan for people."""
     layout, work, seconds = plan.layout, plan.work, plan.seconds
     held = sum(plan.memory.values()) / 1e9
+    in_passes = f" in each of {work['passes']} passes" if work["passes"] > 1 else ""
     lines = [
         f"{layout.replicas} × {layout.unit} devices of {plan.machine}; {work['atoms']:,} atoms and "
         f"{work['edges']:,} edges a step",
-        f"fullest rank: {work['atoms of a rank']:,} atoms, {work['edges of a rank']:,} edges, "
+        f"fullest rank{in_passes}: {work['atoms of a rank']:,} atoms, {work['edges of a rank']:,} edges, "
         f"{work['neighbours elsewhere']:,} neighbours elsewhere",
         "",
         *_column("memory of a device, GB", {kind: value / 1e9 for kind, value in plan.memory.items()}, {}),
@@ -44,7 +45,7 @@ def plan_text(plan: StepPlan, machine: Machine) -> str:
     if held > machine.memory_gb:
         lines.append(
             f"does not fit: {held:.1f} GB of {machine.memory_gb:g} GB; take more ranks in a unit, fewer edges, or "
-            "--regather"
+            "mesh.weights=regather"
         )
     if machine.assumed:
         lines.append(f"{plan.machine}: nobody has published {', '.join(machine.assumed)}; these are assumptions")

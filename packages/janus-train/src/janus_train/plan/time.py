@@ -57,6 +57,7 @@ def seconds_of_a_step(
     unit: int,
     replicas: int,
     regather: bool,
+    passes: int = 1,
 ) -> Seconds:
     """Modelled seconds of the slowest rank.
 
@@ -69,6 +70,7 @@ def seconds_of_a_step(
         unit: ranks of a unit.
         replicas: of it.
         regather: whether weights of blocks are given back after each pass.
+        passes: that a rank computes its part of a step in.
     """
     blocks, layers = len(shape.blocks), len(shape.layers)
     calls = {
@@ -77,19 +79,19 @@ def seconds_of_a_step(
         "halo": 4 * (blocks + 1),
         "experts": 2 * layers,
         "rows": 8 * layers if sent["rows"] else 0,
-        "loss": 4,
+        "sums": 4,
         "all_reduce": 2 * (blocks + 1 + layers),
     }
-    elementwise = ELEMENTWISE_PASSES * memory["activations"] / (machine.memory_gb_per_s * 1e9)
+    elementwise = passes * ELEMENTWISE_PASSES * memory["activations"] / (machine.memory_gb_per_s * 1e9)
     products = flops / (machine.peak_tflops * 1e12 * machine.product_rate)
     parts = {
         "products": products,
         "elementwise": elementwise,
-        "starting": max(0.0, shape.operations * machine.operation_us * 1e-6 - products - elementwise),
+        "starting": max(0.0, passes * shape.operations * machine.operation_us * 1e-6 - products - elementwise),
         "update": _UPDATE * memory["parameters"] / (machine.memory_gb_per_s * 1e9),
     }
     for kind, bytes_sent in sent.items():
         across = kind == "all_reduce" and unit * replicas > machine.devices_per_node
         send = machine.seconds_between_nodes if across else machine.seconds_to_send
-        parts[kind] = send(bytes_sent, calls[kind], replicas if kind == "all_reduce" else unit)
+        parts[kind] = send(bytes_sent, passes * calls[kind], replicas if kind == "all_reduce" else unit)
     return Seconds(parts)

@@ -19,7 +19,7 @@ class Workload:
     """What a rank has to compute.
 
     Attributes:
-        structures: of the unit's batch; every rank knows all of them.
+        structures: that it owns atoms of; at least one, also where it owns none.
         atoms: that it owns.
         edges: centred on these.
         near_edges: those of them with three-body terms.
@@ -30,6 +30,7 @@ class Workload:
         edges_of_element: edges by the atomic number of their centre.
         sent: rows that others need of it, once for each of them.
         received: rows that it needs of others.
+        cut: structures of the unit's batch that several ranks share.
     """
 
     structures: int
@@ -43,6 +44,7 @@ class Workload:
     edges_of_element: Int64[np.ndarray, "elements"]
     sent: int = 0
     received: int = 0
+    cut: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -62,7 +64,7 @@ class Workload:
         return Workload(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
 
 
-def workload_of_graph(graph: AtomGraph, sent: int = 0, received: int = 0) -> Workload:
+def workload_of_graph(graph: AtomGraph, sent: int = 0, received: int = 0, cut: int = 0) -> Workload:
     """The workload of a graph, or of a part of one that sends and receives so many rows."""
     atoms_of, edges_of = np.zeros(ELEMENTS, dtype=np.int64), np.zeros(ELEMENTS, dtype=np.int64)
     atoms_of[list(graph.elements)], edges_of[list(graph.elements)] = graph.atoms_per_element, graph.edges_per_element
@@ -78,12 +80,13 @@ def workload_of_graph(graph: AtomGraph, sent: int = 0, received: int = 0) -> Wor
         edges_of_element=edges_of,
         sent=sent,
         received=received,
+        cut=cut,
     )
 
 
-def workload_of_part(part: GraphPart) -> Workload:
-    """The workload of one rank's part of a batch."""
-    return workload_of_graph(part.graph, sum(len(rows) for rows in part.send_rows), sum(part.receive_counts))
+def workload_of_part(part: GraphPart, cut: int = 1) -> Workload:
+    """The workload of one rank's part of a batch of which so many structures are cut."""
+    return workload_of_graph(part.graph, sum(len(rows) for rows in part.send_rows), sum(part.receive_counts), cut)
 
 
 def rows_of_layers(workloads: Sequence[Workload], layers: Sequence[str]) -> Int64[np.ndarray, "layers ranks elements"]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from janus_moe import ELEMENTS
@@ -19,6 +18,7 @@ from janus_train.data.statistics import Statistics
 from janus_train.failure import UserError
 from janus_train.recipes.matris_compat import compat_model, describe_compat
 from janus_train.recipes.matris_experts import ExpertsSettle, atoms_of_run, expert_maps, moe_layers
+from janus_train.recipes.matris_sharding import frequencies_of, matris_sharding, set_references
 from janus_train.recipes.recipe import Recipe
 from matris_model import (
     PLAIN,
@@ -76,7 +76,10 @@ def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, se
         return Recipe(compat, compat.config.cutoff, compat.config.near_cutoff, _save, open_matris)
     model = _moe_model(config, data, statistics, seed)
     settle = ExpertsSettle(config.router, seed)
-    return Recipe(model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, settle, expert_maps)
+    sharding = matris_sharding(model, statistics, seed)
+    return Recipe(
+        model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, settle, expert_maps, sharding
+    )
 
 
 def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> MatRISMoE:
@@ -85,9 +88,8 @@ def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed:
         shape = shape.replace(magnetic_moments=True)
     formulas = _formulas(config)
     run_block = checkpoint_block if config.checkpoint else call_block
-    model = MatRISMoE(shape, seed, formulas, run_block, torch.from_numpy(statistics.atoms))
-    model.references.copy_(torch.from_numpy(statistics.references))
-    model.scales.copy_(torch.from_numpy(statistics.scales))
+    model = MatRISMoE(shape, seed, formulas, run_block, frequencies_of(statistics))
+    set_references(model, statistics)
     return model
 
 

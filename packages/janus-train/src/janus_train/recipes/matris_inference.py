@@ -39,7 +39,8 @@ def evaluate_files(model_path: Path, paths: Sequence[Path] | None, task: str | N
     if not labels:
         raise UserError(f"{frames[0].origin} has no label ({', '.join(LABELS)}), nor has any other frame")
     properties = [label for label in labels if label != "magmoms" or model.config.magnetic_moments]
-    found = evaluate(model, source, properties, SingleRank(), _BUDGET)
+    predictions = predict(model, source, range(len(frames)), properties, _BUDGET)
+    found = evaluate(predictions, source, SingleRank())
     return {"tasks": found.tasks, "elements": found.elements}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -31,13 +31,14 @@ def products(config: MatRISMoEConfig, *, stress: bool = True, chained: bool = Fa
     Args:
         config: shape of the model.
         stress: whether the loss has stress, so that there is a strain to differentiate by.
-        chained: whether features pass the milestones of a chain: the first block's then count as moving.
+        chained: whether features pass the links of a chain: those of the first block then count as moving, and the
+            cotangent of the energy as trained.
     """
     return (
         *_geometry(config, stress),
         *_embedding(config),
         *(part for block in range(config.blocks) for part in _block(config, block, chained)),
-        *_readout(config),
+        *_readout(config, chained),
     )
 
 
@@ -86,10 +87,10 @@ def _block(config: MatRISMoEConfig, block: int, chained: bool) -> Iterator[Produ
     yield product("shared expert of atoms", "atoms", 3 * width * config.feature_hidden)
 
 
-def _readout(config: MatRISMoEConfig) -> Iterator[Product]:
+def _readout(config: MatRISMoEConfig, chained: bool) -> Iterator[Product]:
     width = config.width
     yield Product("energy", "atoms", width**2, passes(_MOVING, _TRAINED))
-    yield Product("energy out", "atoms", width, passes(_MOVING, _TRAINED, trained_above=False))
+    yield Product("energy out", "atoms", width, passes(_MOVING, _TRAINED, trained_above=chained))
     if config.magnetic_moments:
         # They enter the loss as they are: no derivative in the positions is taken.
         yield Product("magnetic moment", "atoms", (width + 1) * width, Passes(forward=1, inner=0, outer=2))
@@ -99,7 +100,7 @@ def matris_shape(
     config: MatRISMoEConfig,
     frequencies: Int64[np.ndarray, "elements"] | None = None,
     *,
-    stress: bool = True,
+    terms: Collection[str] = ("energy", "forces", "stress"),
     chained: bool = False,
 ) -> ModelShape:
     """What the planner knows of a model.
@@ -107,15 +108,19 @@ def matris_shape(
     Args:
         config: shape of the model.
         frequencies: atoms of each element in the data, which decide on the experts of elements.
-        stress: whether stress is trained.
+        terms: of the loss.
         chained: whether blocks are called in step with a chain and experts are shards, as in a unit of several ranks.
     """
     with torch.device("meta"):
         model = MatRISMoE(config)
     blocks: list[list[tuple[int, ...]]] = [[] for _ in range(config.blocks)]
     rest: list[tuple[int, ...]] = []
+    replicated = 0
     for name, parameter in model.named_parameters():
         if ".experts." in name:
+            continue
+        if ".router." in name:
+            replicated += parameter.numel()
             continue
         place = name.split(".")
         (blocks[int(place[1])] if place[0] == "blocks" else rest).append(tuple(parameter.shape))
@@ -124,9 +129,11 @@ def matris_shape(
     selection = initial_selection(config.experts, config.top_k, rows).numpy()
     return ModelShape(
         name="MatRIS-MoE",
-        products=products(config, stress=stress, chained=chained),
+        products=products(config, stress="stress" in terms, chained=chained),
         blocks=tuple(tuple(shapes) for shapes in blocks),
         rest=tuple(rest),
+        replicated=replicated,
+        terms=tuple(terms),
         layers=layers,
         experts=config.experts,
         expert_hidden=config.expert_hidden,
@@ -149,8 +156,8 @@ def planned_shape(config: Config, data: DataStatistics) -> ModelShape:
             f"the statistics are of edges below {data.cutoff:g} and {data.near_cutoff:g} Å, the model needs "
             f"{model.cutoff:g} and {model.near_cutoff:g} Å; measure the data again with this model"
         )
-    frequencies, stress = data.atoms_of_element(ELEMENTS), "stress" in config.loss.weights
-    return matris_shape(model, frequencies, stress=stress, chained=config.mesh.unit > 1)
+    frequencies = data.atoms_of_element(ELEMENTS)
+    return matris_shape(model, frequencies, terms=config.loss.weights, chained=config.mesh.unit > 1)
 
 
 def statistics_of(config: Config) -> DataStatistics:

@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 ExpertMap = dict[str, Any]
 """One MoE layer for the log and the report: `name`, `symbols`, `weights` [symbols][experts], `load` [experts], and
 `statistics`: `max_over_mean`, `load_entropy`, `dead`, `gate_entropy`, `effective_experts` (see `janus_moe.statistics`).
 """
+
+Region = tuple[slice, ...]
+"""A box of a tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sharding:
+    """What sharing a model between the ranks of a unit needs to know of it.
+
+    The model is called as `model(graph, properties, halo, run_block, group)` then, as `matris_model.MatRISMoE` is: with
+    what brings the rows of neighbours that other ranks own, what runs its blocks, and what groups rows by element for
+    its experts.
+
+    Attributes:
+        blocks: modules that are called one after the other; their weights come and go together.
+        rows: what the layers of experts see, in the order of the model's modules: "atoms" or "edges".
+        experts: in each of these layers.
+        expert_hidden: hidden units of each expert.
+        width: features of their rows.
+        initialize: fills a block, or, given the model, what is outside its blocks. For models on the meta device.
+        whole: a model of the same shape with all its weights, on the CPU, whose values nobody has set.
+        read: a box of one of the tensors that `Recipe.save` wrote, by directory and name.
+        replicated: whether every rank keeps the parameter of this name whole: those of routers, which the host reads.
+    """
+
+    blocks: Sequence[nn.Module]
+    rows: Sequence[str]
+    experts: int
+    expert_hidden: int
+    width: int
+    initialize: Callable[[nn.Module], None]
+    whole: Callable[[], nn.Module]
+    read: Callable[[Path, str, Region], Tensor]
+    replicated: Callable[[str], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +64,7 @@ class Recipe:
         before_step: what the model does before each training step, given the number of the step (the first is 0); the
             same on every rank, and after a resume.
         expert_maps: what the experts do, given how many atoms each element has; none for models without.
+        sharding: how ranks of a unit can share it; None for models that only come whole.
     """
 
     model: nn.Module
@@ -39,3 +74,4 @@ class Recipe:
     load: Callable[[Path], nn.Module]
     before_step: Callable[[nn.Module, int], None] = lambda model, step: None
     expert_maps: Callable[[nn.Module, np.ndarray], list[ExpertMap]] = lambda model, atoms_of_element: []
+    sharding: Sharding | None = None

@@ -1,0 +1,62 @@
+"""How the ranks of a unit share a MatRIS-MoE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from janus_moe import MoELayer
+from janus_train.data.statistics import Statistics
+from janus_train.recipes.recipe import Region, Sharding
+from matris_model import MatRISMoE
+
+
+def matris_sharding(model: MatRISMoE, statistics: Statistics, seed: int) -> Sharding:
+    """What sharing this model needs to know of it: message experts see edges, feature experts atoms."""
+    config = model.config
+    layers = [name for name, module in model.named_modules() if isinstance(module, MoELayer)]
+
+    def initialize(module: nn.Module) -> None:
+        model.initialize(module, seed, frequencies_of(statistics))
+        if module is model:
+            set_references(model, statistics)
+
+    def whole() -> MatRISMoE:
+        with torch.device("meta"):
+            shape = MatRISMoE(config)
+        return shape.to_empty(device="cpu")
+
+    return Sharding(
+        blocks=list(model.blocks),
+        rows=["edges" if name.endswith("message_experts") else "atoms" for name in layers],
+        experts=config.experts,
+        expert_hidden=config.expert_hidden,
+        width=config.width,
+        initialize=initialize,
+        whole=whole,
+        read=_read,
+        replicated=lambda name: ".router." in name,
+    )
+
+
+def frequencies_of(statistics: Statistics) -> Int64[Tensor, "elements"]:
+    """Training atoms of each element, which experts are dealt out by."""
+    return torch.from_numpy(statistics.atoms)
+
+
+@torch.no_grad()
+def set_references(model: MatRISMoE, statistics: Statistics) -> None:
+    """Energies of elements, and the unit of the network's output, in each task."""
+    model.references.copy_(torch.from_numpy(statistics.references))
+    model.scales.copy_(torch.from_numpy(statistics.scales))
+
+
+def _read(directory: Path, name: str, region: Region) -> Tensor:
+    from safetensors import safe_open
+
+    with safe_open(directory / "model.safetensors", framework="pt") as file:
+        part: Tensor = file.get_slice(name)[region] if region else file.get_tensor(name)
+    return part
