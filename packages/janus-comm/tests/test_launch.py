@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from janus_comm import Accounting, Checked, Counted, LaunchError, RankFailed, SingleRank, launch
+from janus_comm import Accounting, Checked, Counted, LaunchError, Place, RankFailed, SingleRank, launch
+from janus_comm.launch import _device_of_rank
 from janus_comm.testing import run_rank_processes
 
 RANKS = """
@@ -39,8 +40,9 @@ else:
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_", "OMPI_", "PMI_", "PMIX_", "SLURM_")):
+            monkeypatch.delenv(name)
     return monkeypatch
 
 
@@ -103,6 +105,23 @@ def test_a_second_process_group_is_refused():
     run_rank_processes(2, again)
 
 
+def test_ranks_that_srun_starts_find_each_other(environment):
+    def body(launched):
+        return launched.world.gather_object(launched.world.rank)
+
+    assert answers_within_the_stated_time(*launched_processes(2, body, by_srun)) == [[0, 1]] * 2
+
+
+@pytest.mark.parametrize(("by", "visible", "index"), [("srun", 1, 0), ("srun", 4, 3), ("torchrun", 4, 3)])
+def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_is_shown(by, visible, index, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    place = Place(by, 8, 3, 3, "n1", 1234)
+    assert _device_of_rank(torch.device("cuda"), place) == torch.device("cuda", index)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(LaunchError, match="needs GPU 3, but torch sees 1"):
+        _device_of_rank(torch.device("cuda"), Place("torchrun", 8, 3, 3, "n1", 1234))
+
+
 TIMEOUT = 1.0
 STATED = 3 * TIMEOUT + 30
 """Seconds: a timeout for the collective, one for words of the others, one for them to read; the rest is for a machine
@@ -115,7 +134,22 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-def launched_processes(size, body, **options):
+def by_torchrun(rank, size, port):
+    """What it would say."""
+    return {
+        "WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+
+
+def by_srun(rank, size, port):
+    return {
+        "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(size), "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank), "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": port,
+    }  # fmt: skip
+
+
+def launched_processes(size, body, by=by_torchrun, **options):
     """What ``body(launched)`` returns on each rank, or the message of its RankFailed; None where the rank is killed."""
     context = multiprocessing.get_context("fork")
     port = free_port()
@@ -123,9 +157,7 @@ def launched_processes(size, body, **options):
 
     def main(rank, answer):
         torch.set_num_threads(1)
-        os.environ.update(
-            WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
-        )
+        os.environ.update(by(rank, size, port))
         try:
             with launch(**options) as launched:
                 joined.wait(60)

@@ -10,6 +10,7 @@ from janus_comm.exchange import Exchange, identity_exchange, make_exchange
 from janus_comm.failure import LaunchError, RankFailed
 from janus_comm.halo import make_halo, plan_halo
 from janus_comm.launch import Launch, launch
+from janus_comm.launchers import Place, place_of
 from janus_comm.memory import MemoryAccounting
 from janus_comm.mesh import Mesh, make_mesh
 from janus_comm.process_group import ProcessGroupCommunicator, torch_group
@@ -32,6 +33,7 @@ __all__ = [
     "MemoryAccounting",
     "Mesh",
     "MissingDerivative",
+    "Place",
     "ProcessGroupCommunicator",
     "RankFailed",
     "SingleRank",
@@ -51,6 +53,7 @@ __all__ = [
     "make_exchange",
     "make_halo",
     "make_mesh",
+    "place_of",
     "plan_compression",
     "plan_halo",
     "reduce_scatter",

@@ -1,9 +1,9 @@
-"""From torchrun's environment to a communicator of all ranks, and back."""
+"""From a launcher's environment to a communicator of all ranks, and back."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,9 +14,8 @@ import torch.distributed as dist
 from janus_comm.checked import Checked
 from janus_comm.communicator import Communicator, SingleRank
 from janus_comm.failure import LaunchError, RankFailed
+from janus_comm.launchers import Place, place_of
 from janus_comm.process_group import ProcessGroupCommunicator
-
-_NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,12 @@ class Launch:
 def launch(
     device: str | torch.device = "cpu", timeout: float = 1800.0, checked: bool | None = None
 ) -> Iterator[Launch]:
-    """Join the ranks that torchrun started, for as long as the context lasts.
+    """Join the ranks that torchrun, srun, mpirun or mpiexec started, for as long as the context lasts.
 
-    Reads WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Without WORLD_SIZE, or with one rank, there is no
-    process group and ``world`` is :class:`~janus_comm.SingleRank`. Several ranks talk through gloo about tensors on the
-    CPU, and with ``"cuda"``, where each takes the GPU of its local rank, through NCCL about tensors there.
+    What they say is read from the environment (:func:`~janus_comm.place_of`). Without a launcher, or with one rank,
+    there is no process group and ``world`` is :class:`~janus_comm.SingleRank`. Several ranks talk through gloo about
+    tensors on the CPU, and with ``"cuda"``, where each takes the GPU of its local rank, through NCCL about tensors
+    there. Where srun or MPI show a process one GPU only, that is its own.
 
     ``timeout`` is how many seconds a rank waits in a collective for the others. With ``checked`` ranks compare each
     call before they make it (:class:`~janus_comm.Checked`); when it is not given, JANUS_CHECKED=1 in the environment
@@ -45,12 +45,11 @@ def launch(
     RankFailed when another rank does not join within the timeout. Inside, an error of one rank becomes RankFailed on
     the others, as soon as they wait for it.
     """
-    size = _world_size(os.environ)
-    local_rank = int(os.environ["LOCAL_RANK"]) if size > 1 else 0
-    own_device = _device_of_rank(torch.device(device), local_rank)
+    place = place_of(os.environ)
+    own_device = _device_of_rank(torch.device(device), place)
     if timeout <= 0:
         raise LaunchError(f"timeout={timeout} s leaves no rank time to arrive; give the longest wait that is in order")
-    if size == 1:
+    if place.size == 1:
         yield Launch(SingleRank(), own_device)
         return
     if dist.is_initialized():
@@ -58,7 +57,7 @@ def launch(
             "a process group exists already; make a communicator of it with "
             "ProcessGroupCommunicator(torch.distributed.group.WORLD) instead of launching again"
         )
-    world = _join(size, own_device, timeout)
+    world = _join(place, own_device, timeout)
     if checked is None:
         checked = os.environ.get("JANUS_CHECKED", "0") not in ("", "0")
     ended: BaseException | None = None
@@ -76,47 +75,38 @@ def launch(
             world.keep_words_readable()
 
 
-def _join(size: int, device: torch.device, timeout: float) -> ProcessGroupCommunicator:
+def _join(place: Place, device: torch.device, timeout: float) -> ProcessGroupCommunicator:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # The group is not bound to the device: NCCL would then split groups off with a call that all ranks of the world
     # have to make, also those that have no part in the split.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    wait = timedelta(seconds=timeout)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        if place.launcher == "torchrun":  # which may keep the store itself, and says so in the environment
+            dist.init_process_group(backend, timeout=wait)
+        else:
+            meeting = f"tcp://{place.address}:{place.port}"
+            dist.init_process_group(backend, init_method=meeting, rank=place.rank, world_size=place.size, timeout=wait)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
-        raise RankFailed(f"rank {os.environ['RANK']} of {size} could not join the others: {reason}") from error
+        raise RankFailed(f"rank {place.rank} of {place.size} could not join the others: {reason}") from error
     assert dist.group.WORLD is not None
     return ProcessGroupCommunicator(dist.group.WORLD, timeout)
 
 
-def _world_size(environment: Mapping[str, str]) -> int:
-    try:
-        size = int(environment.get("WORLD_SIZE", "1"))
-    except ValueError:
-        size = 0
-    if size < 1:
-        raise LaunchError(f"WORLD_SIZE={environment['WORLD_SIZE']} is not a number of ranks; start with torchrun")
-    missing = [name for name in _NEEDED if name not in environment]
-    if size > 1 and missing:
-        raise LaunchError(
-            f"WORLD_SIZE={size} is set but {', '.join(missing)} is not; "
-            f"start with torchrun --nproc-per-node {size}, or unset WORLD_SIZE to run on one rank"
-        )
-    return size
-
-
-def _device_of_rank(device: torch.device, local_rank: int) -> torch.device:
+def _device_of_rank(device: torch.device, place: Place) -> torch.device:
     if device.type == "cpu":
         return device
     if device.type != "cuda":
         raise LaunchError(f"device={device} is not supported; use cpu or cuda")
     present = torch.cuda.device_count()
-    index = local_rank if device.index is None else device.index
+    bound = present == 1 and place.launcher in ("srun", "mpirun", "mpiexec")
+    own = 0 if bound else place.local_rank
+    index = own if device.index is None else device.index
     if index >= present:
         raise LaunchError(
-            f"device={device} on local rank {local_rank} needs GPU {index}, but torch sees {present}; "
+            f"device={device} on local rank {place.local_rank} needs GPU {index}, but torch sees {present}; "
             "use device=cpu or start fewer ranks a node"
         )
     return torch.device("cuda", index)

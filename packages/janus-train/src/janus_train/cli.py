@@ -41,7 +41,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if _talks():
             print(stopped)
         sys.exit(REQUEUE_EXIT_CODE)
     except RankFailed as error:
@@ -50,9 +50,19 @@ def main() -> None:
         sys.exit(1)
     except (UserError, LaunchError) as error:
         # On several ranks all of them raise the same; one of them says it.
-        if os.environ.get("RANK", "0") == "0":
+        if _talks():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _talks() -> bool:
+    """Whether this is the rank that talks to the person; a process that does not know its rank does, too."""
+    from janus_comm import LaunchError, place_of
+
+    try:
+        return place_of(os.environ).rank == 0
+    except LaunchError:
+        return True
 
 
 @app.command()
