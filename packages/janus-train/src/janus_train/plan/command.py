@@ -60,7 +60,7 @@ def run_plan(config: Config, request: Request) -> PlanReport:
     if request.plot is not None and request.scaling is None:
         raise UserError("--plot draws a table of scaling; add --scaling weak or --scaling strong")
     if config.mesh.unit > 1 and config.mesh.route == "tangent":
-        raise UserError("mesh.route: the route by tangents cannot be planned; leave mesh.route=backward")
+        raise UserError("mesh.route: the route by tangents cannot be planned; set mesh.route=backward")
     machine = load_machine(request.machine)
     data = statistics_of(config) if request.data is None else load_statistics(request.data)
     if request.save_statistics is not None:
@@ -71,7 +71,7 @@ def run_plan(config: Config, request: Request) -> PlanReport:
         unit=config.mesh.unit,
         regather=config.mesh.weights == "regather",
         pass_edges=config.data.pass_edges,
-        checkpoint=config.model.checkpoint,
+        checkpoint=bool(config.model.checkpoint),
         moving_mean=config.optim.ema_decay > 0,
         number=8 if config.run.dtype == "float64" else 4,
     )

@@ -30,6 +30,7 @@ class ModelShape:
         experts: of each layer.
         expert_hidden: hidden units of an expert.
         width: features of an atom, of a message and of an expert's row.
+        edge_width: features of an edge.
         selection: experts of each element in each layer.
         kept: what a step keeps for its derivatives.
         operations: that a step starts on a device, one after the other, views left out.
@@ -45,6 +46,7 @@ class ModelShape:
     experts: int
     expert_hidden: int
     width: int
+    edge_width: int
     selection: Int64[ndarray, "layers elements top_k"]
     kept: tuple[Kept, ...]
     operations: int

@@ -138,6 +138,7 @@ def matris_shape(
         experts=config.experts,
         expert_hidden=config.expert_hidden,
         width=config.width,
+        edge_width=config.edge_width,
         selection=np.stack([selection] * len(layers)),
         kept=kept_tensors(config, sharded=chained),
         operations=_OPERATIONS_OF_BLOCK * config.blocks + _OPERATIONS_OUTSIDE,
