@@ -12,7 +12,7 @@ from janus_train.plan.step import Layout
 from janus_train.recipes.matris_plan import matris_shape
 from matris_model import preset_config
 
-EDGES_A_DEVICE = 5_576
+EDGES_A_DEVICE = 5_584
 
 
 def main() -> None:
