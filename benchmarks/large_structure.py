@@ -4,7 +4,8 @@
 
 A disordered copper-nickel crystal of about so many atoms, energy, forces and stress to learn, float32. For each number
 of ranks and each strategy: the highest resident memory of a rank in a step, less what it had before the step (weights,
-graph, labels), and the step's time. What is freed goes back to the system at once, so that resident is what is alive.
+graph, labels), what the memory plan says of it, and the step's time. What is freed goes back to the system at once, so
+that resident is what is alive.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from janus_train import ShardedStep, Strategy
 from janus_train.data.batch import FrameSource
 from janus_train.data.frame import Frame
 from janus_train.data.statistics import Statistics
+from janus_train.plan.memory import bytes_held
+from janus_train.plan.workload import workload_of_part
 from janus_train.recipes.matris_sharding import matris_sharding
 from matris_model import MatRISMoE, preset_config
 
@@ -81,11 +84,18 @@ def on_rank(world: Communicator, source: FrameSource, config: Any, strategy: Str
         {"energy": 1.0, "forces": 1.0, "stress": 1.0}, strategy, torch.device("cpu"), accounting,
     )  # fmt: skip
     prepared = step.prepare(source, [0])
+    share = prepared.passes[0]
+    kinds = bytes_held(
+        step.sharding.shape(tuple(step.weights)), workload_of_part(share.part, share.cut), step.plan(share), world.rank,
+        route=strategy.route, checkpoint=strategy.checkpoint,
+    )  # fmt: skip
+    planned = sum(count for kind, count in kinds.items() if kind not in ("parameters", "optimiser", "moving mean"))
     forget_peak()
     before, began = memory("VmRSS"), time.perf_counter()
     result = step.gradients(prepared)
     return {
         "step_mb": round((memory("VmHWM") - before) / 1e6),
+        "planned_mb": round(planned / 1e6),
         "before_mb": round(before / 1e6),
         "seconds": round(time.perf_counter() - began, 1),
         "loss": result.loss,
@@ -115,8 +125,9 @@ def main() -> None:
                 ranks, lambda world, way=STRATEGIES[strategy]: on_rank(world, source, config, way), timeout=3600
             )
             rows.append({"strategy": strategy, "ranks": ranks, "of_ranks": found})
-            most = max(each["step_mb"] for each in found)
-            print(f"{strategy:20} {ranks} ranks: {most} MB a rank, {found[0]['seconds']} s", flush=True)
+            most, planned = (max(each[kind] for each in found) for kind in ("step_mb", "planned_mb"))
+            said = f"{most} MB a rank, planned {planned}, {found[0]['seconds']} s"
+            print(f"{strategy:20} {ranks} ranks: {said}", flush=True)
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     sizes = {"atoms": int(source.atoms[0]), "edges": int(source.edges[0])}
     print(json.dumps({"preset": arguments.preset, **sizes, **machine, "rows": rows}, indent=2))

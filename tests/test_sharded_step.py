@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from janus_comm import Accounting, Counted, SingleRank, make_mesh
 from janus_comm.testing import run_rank_processes, run_rank_threads
 from janus_graph import Structure
+from janus_moe.cost import CostModel
 from janus_train import ReplicatedStep, ShardedStep, Strategy
 from janus_train.data.batch import FrameSource
 from janus_train.data.frame import Frame
@@ -25,15 +26,19 @@ STATISTICS = Statistics(
     references=np.zeros((1, 119)), scales=np.ones(1), residuals=np.zeros(1), atoms=np.ones(119, dtype=np.int64),
     warnings=[],
 )  # fmt: skip
+ROWS_MOVE = CostModel(pair=10, row=1, unit=2000)
 BACKWARD = {
     "keep": Strategy(weights="keep"),
     "regather": Strategy(weights="regather"),
     "keep, computed again": Strategy(weights="keep", checkpoint=True),
     "regather, computed again, in passes": Strategy(weights="regather", checkpoint=True, pass_edges=100),
+    "keep, rows move": Strategy(weights="keep", expert_costs=ROWS_MOVE),
+    "regather, computed again, rows move": Strategy(weights="regather", checkpoint=True, expert_costs=ROWS_MOVE),
 }
 TANGENT = {
     "tangent": Strategy(route="tangent"),
     "tangent, computed again, in passes": Strategy(route="tangent", checkpoint=True, pass_edges=100),
+    "tangent, computed again, rows move": Strategy(route="tangent", checkpoint=True, expert_costs=ROWS_MOVE),
 }
 
 
@@ -119,7 +124,7 @@ def check(run, mesh: tuple[int, int], strategy: Strategy, batch: str) -> None:
             np.testing.assert_allclose(prediction.stress, expected[place].stress, rtol=0, atol=1e-10)
 
 
-@settings(max_examples=16, derandomize=True, deadline=None)
+@settings(max_examples=24, derandomize=True, deadline=None)
 @given(
     st.sampled_from([(1, 2), (2, 2), (1, 3), (1, 4), (3, 2)]),
     st.sampled_from(sorted(BACKWARD)),
@@ -138,6 +143,7 @@ def test_loss_gradient_and_predictions_are_those_of_one_process(mesh, strategy, 
         ((1, 3), "tangent", "one isolated atom"),
         ((2, 2), "tangent, computed again, in passes", "large and small"),
         ((1, 4), "tangent", "one structure to be cut"),
+        ((1, 3), "tangent, computed again, rows move", "one structure to be cut"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::janus_train.data.unit_batch.SmallParts")

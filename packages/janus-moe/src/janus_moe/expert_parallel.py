@@ -42,12 +42,20 @@ class UnitStep:
     Args:
         plan: of all layers and ranks.
         rank: this one.
-        exchange: between the ranks of the unit, for this evaluation.
+        exchange: of rows between the ranks of the unit, for this evaluation.
         device: where the rows are.
+        weights_exchange: of weights and of their gradients, which is not differentiated; the same one where None.
     """
 
-    def __init__(self, plan: ExpertPlan, rank: int, exchange: Exchange, device: torch.device | str = "cpu") -> None:
-        self.exchange = exchange
+    def __init__(
+        self,
+        plan: ExpertPlan,
+        rank: int,
+        exchange: Exchange,
+        device: torch.device | str = "cpu",
+        weights_exchange: Exchange | None = None,
+    ) -> None:
+        self.exchange, self._weights_exchange = exchange, weights_exchange or exchange
         self.dispatches = dispatch_layers(plan, rank, device)
         self._restored: dict[int, Tensor] = {}
 
@@ -70,7 +78,9 @@ class UnitStep:
         if experts.layer not in self._restored:
             part = self.dispatches[experts.layer]
             with torch.no_grad():
-                self._restored[experts.layer] = self.exchange(experts.units_of(part.slices), *part.slice_counts)
+                self._restored[experts.layer] = self._weights_exchange(
+                    experts.units_of(part.slices), *part.slice_counts
+                )
         units = self._restored[experts.layer]
         if torch.is_grad_enabled() and experts.down.requires_grad:
             units.requires_grad_()
@@ -93,7 +103,7 @@ class UnitStep:
                 continue
             units, part = self._restored.pop(experts.layer), self.dispatches[experts.layer]
             gradient = torch.zeros_like(units) if units.grad is None else units.grad
-            back = self.exchange(gradient, *reversed(part.slice_counts))
+            back = self._weights_exchange(gradient, *reversed(part.slice_counts))
             experts.add_gradient(back, part)
 
 

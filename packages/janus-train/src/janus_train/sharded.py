@@ -57,12 +57,14 @@ class Strategy:
             for each pass.
         checkpoint: compute blocks again instead of keeping what is inside them.
         pass_edges: most edges that a rank computes at a time; None for no limit.
+        expert_costs: what plans of experts weigh against each other; None for guesses by the kind of device.
     """
 
     route: Literal["backward", "tangent"] = "backward"
     weights: Literal["keep", "regather"] = "keep"
     checkpoint: bool = False
     pass_edges: int | None = None
+    expert_costs: CostModel | None = None
 
 
 class ShardedStep:
@@ -106,7 +108,7 @@ class ShardedStep:
         cut = [name for name in shapes if not sharding.replicated(name)]
         self._dims = {name: self._cut_dimension(name) for name in cut}
         self.portions = {name: self._portion(shapes[name], dim) for name, dim in self._dims.items()}
-        cost = expert_costs(sharding, device)
+        cost = strategy.expert_costs or expert_costs(sharding, device)
         self._planner = ExpertPlanner(sharding.experts, sharding.expert_hidden, cost)
         self._selection: np.ndarray | None = None
 
@@ -387,9 +389,11 @@ class _Evaluation:
         self.kept: dict[nn.Module, KeptResults] = {}
         self._chain: Chain | None = None
         graph, part = self.batch.graph, share.part
+        # Weights are restored once, also where a block is computed again: not among what its collectives gave.
         self.experts = UnitStep(
-            step.plan(share), step.mesh.unit_index, step.exchange("experts", lambda: self._chain), device
-        )
+            step.plan(share), step.mesh.unit_index, step.exchange("rows", lambda: self._chain), device,
+            step.exchange("experts", lambda: None),
+        )  # fmt: skip
         if share.cut:
             plan = plan_halo(graph.atoms, part.send_rows, part.receive_counts).to(device)
             self._halo = make_halo(plan, step.exchange("halo", lambda: self._chain))
