@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -61,6 +61,7 @@ def test_ranks_have_all_of_a_batch_between_them(batch, ranks):
     st.integers(0, 500),
     st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6).filter(any),
 )
+@example((2.0, 2.0, 2.0), (False, False, False), 0, [1.0, 0.0, 0.0])
 def test_halos_are_sent_as_often_as_received_and_are_atoms_of_others(heights, periodic, atoms, weights):
     shares = (np.array(weights) / sum(weights)).tolist()
     halos = expected_halos(heights, periodic, atoms, shares, CUTOFF)

@@ -72,7 +72,7 @@ def _boxes(heights: Sequence[float], periodic: Sequence[bool], shares: Sequence[
         first, second = parts[: len(parts) // 2], parts[len(parts) // 2 :]
         lengths = [high - low for low, high in box]
         near = [
-            math.prod(lengths[:axis] + lengths[axis + 1 :]) * min(lengths[axis], (2 + 2 * repeats[axis]) * cutoff)
+            lengths[axis - 2] * lengths[axis - 1] * min(lengths[axis], (2 + 2 * repeats[axis]) * cutoff)
             for axis in range(3)
         ]
         axis = near.index(min(near))
