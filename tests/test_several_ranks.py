@@ -1,5 +1,6 @@
 """A run gives the same numbers however many ranks it has."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,14 @@ def one_process(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -
     return train(load_config(None, [*settings, f"run.dir={directory}"]), matris_recipe)
 
 
-@pytest.mark.parametrize(("ranks", "mesh"), [(2, ("mesh.replica=2",)), (3, ("mesh.replica=1", "mesh.unit=3"))])
+@pytest.mark.parametrize(
+    ("ranks", "mesh"),
+    [
+        (2, ("mesh.replica=2", "data.pass_edges=200")),
+        (3, ("mesh.unit=3", "mesh.weights=regather", "data.pass_edges=100")),
+        (2, ("mesh.unit=2", "mesh.route=tangent", "model.checkpoint=true")),
+    ],
+)
 def test_losses_and_gradient_norms_do_not_depend_on_the_mesh(
     ranks: int, mesh: tuple[str, ...], settings: list[str], one_process: Path, tmp_path: Path
 ):
@@ -35,9 +43,36 @@ def test_losses_and_gradient_norms_do_not_depend_on_the_mesh(
         assert several["loss"] == pytest.approx(one["loss"], rel=1e-10)
         assert several["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-10)
         assert several["bytes_sent"]["sum"] > 0
+        assert ("halo" in several["bytes_sent"]) == ("mesh.replica=2" not in mesh)
     (one_val,), (several_val,) = metrics(one_process, "val"), metrics(directory, "val")
     assert several_val["loss"] == pytest.approx(one_val["loss"], rel=1e-10)
     assert finished.stdout.count("validation errors") == 1  # one rank talks
+
+
+def test_what_one_mesh_began_others_end_with_the_numbers_of_one_process(
+    settings: list[str], one_process: Path, tmp_path: Path, command
+):
+    directory = tmp_path / "run"
+    begun = torchrun(
+        4, "train", *settings, "mesh.replica=2", "mesh.unit=2", "run.stop_at_step=3", f"run.dir={directory}"
+    )
+    assert begun.returncode == 0, begun.stderr
+    copied = shutil.copytree(directory, tmp_path / "other")
+    assert command("resume", str(directory), "mesh.replica=1", "mesh.unit=1")[0] == 0
+    ended = torchrun(3, "resume", str(copied), "mesh.replica=1", "mesh.unit=3")
+    assert ended.returncode == 0, ended.stderr
+    for resumed in (directory, copied):
+        for one, several in zip(metrics(one_process, "train"), metrics(resumed, "train"), strict=True):
+            assert several["loss"] == pytest.approx(one["loss"], rel=1e-10)
+            assert several["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-10)
+        assert metrics(resumed, "val")[0]["loss"] == pytest.approx(metrics(one_process, "val")[0]["loss"], rel=1e-10)
+
+
+def test_a_model_that_only_comes_whole_is_not_cut(data_file: Path, tmp_path: Path):
+    finished = torchrun(2, "train", f"data.train={data_file}", "model.preset=matris-6m", "mesh.unit=2",
+                        f"run.dir={tmp_path / 'run'}")  # fmt: skip
+    assert "cannot be shared between ranks; set mesh.replica=2 mesh.unit=1" in finished.stderr
+    assert "exitcode  : 2" in finished.stderr
 
 
 def test_a_mesh_that_does_not_fit_stops_every_rank_with_one_message(settings: list[str], tmp_path: Path):

@@ -1,7 +1,6 @@
-"""Graph, experts and parameters sharded at once, over the same ranks: the numbers of one process."""
+"""Data, graph, experts and parameters sharded at once: the loss, the gradient and the predictions of one process."""
 
 import copy
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,142 +8,161 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_comm import Chain, Communicator, all_reduce, make_exchange, make_halo, make_mesh, plan_halo
-from janus_comm.sharding import GatherNodes
+from janus_comm import Accounting, Counted, SingleRank, make_mesh
 from janus_comm.testing import run_rank_processes, run_rank_threads
-from janus_graph import AtomGraph, Structure, build_graph, strained
-from janus_graph.packing import CostModel
-from janus_graph.partition import atom_work, partition_atoms
-from janus_graph.parts import GraphPart, graph_part
-from janus_moe import ELEMENTS, MoELayer
-from janus_moe.cost import CostModel as ExpertCosts
-from janus_moe.expert_parallel import UnitStep, shard_experts
-from janus_moe.planner import ExpertPlan, plan_experts
-from test_expert_parallel import whole_gradients
+from janus_graph import Structure
+from janus_train import ReplicatedStep, ShardedStep, Strategy
+from janus_train.data.batch import FrameSource
+from janus_train.data.frame import Frame
+from janus_train.data.statistics import Statistics
+from janus_train.recipes.matris_sharding import matris_sharding
+from matris_model import MatRISMoE
 from test_parts import model_and_graph
 
-MODEL = model_and_graph()[0]
-COSTS = {"rows travel": ExpertCosts(10, 1, 2000), "weights travel": ExpertCosts(10, 2000, 1)}
+MODEL: MatRISMoE = model_and_graph()[0]
+WEIGHTS = {"energy": 1.0, "forces": 2.0, "stress": 3.0}
+STATISTICS = Statistics(
+    references=np.zeros((1, 119)), scales=np.ones(1), residuals=np.zeros(1), atoms=np.ones(119, dtype=np.int64),
+    warnings=[],
+)  # fmt: skip
+BACKWARD = {
+    "keep": Strategy(weights="keep"),
+    "regather": Strategy(weights="regather"),
+    "keep, computed again": Strategy(weights="keep", checkpoint=True),
+    "regather, computed again, in passes": Strategy(weights="regather", checkpoint=True, pass_edges=100),
+}
+TANGENT = {
+    "tangent": Strategy(route="tangent"),
+    "tangent, computed again, in passes": Strategy(route="tangent", checkpoint=True, pass_edges=100),
+}
 
 
-def crystal(repeats: tuple[int, int, int], seed: int) -> Structure:
+def frame(structure: Structure, seed: int) -> Frame:
+    rng = np.random.default_rng(seed)
+    return Frame(
+        structure, task="test", origin=f"frame {seed}", energy=float(rng.normal()),
+        forces=rng.normal(size=(len(structure), 3)) if seed % 3 else None,
+        stress=rng.normal(size=(3, 3)) * 0.1 if structure.has_volume else None,
+    )  # fmt: skip
+
+
+def crystal(repeats: tuple[int, int, int], seed: int) -> Frame:
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*map(np.arange, repeats), indexing="ij"), -1).reshape(-1, 3)
     positions = grid * 2.6 + rng.normal(0, 0.1, grid.shape)
-    return Structure(rng.choice([8, 11, 17], len(grid)), positions, np.diag(repeats) * 2.6, [True] * 3)
+    cell = np.diag(repeats) * 2.6 if seed % 2 else np.zeros((3, 3))
+    return frame(Structure(rng.choice([8, 11, 17], len(grid)), positions, cell, [bool(seed % 2)] * 3), seed)
 
 
-def atom() -> Structure:
-    return Structure([8], np.zeros((1, 3)), np.zeros((3, 3)), [False] * 3)
+def atom() -> Frame:
+    return frame(Structure([8], np.zeros((1, 3)), np.zeros((3, 3)), [False] * 3), 1)
 
 
 BATCHES = {
     "one isolated atom": [atom()],
-    "one structure to be cut": [crystal((5, 2, 2), 0)],
+    "one structure to be cut": [crystal((5, 2, 2), 7)],
     "many small ones": [crystal((2, 1, 1), seed) for seed in range(5)] + [atom()],
     "large and small": [crystal((4, 2, 2), 1), crystal((1, 1, 1), 2), atom()],
 }
 
 
-def cut(structures: list[Structure], ranks: int) -> tuple[AtomGraph, list[GraphPart]]:
-    graph = build_graph(structures, 4.0, 3.3)
-    work = graph.in_input_order(torch.from_numpy(atom_work(graph, CostModel()))).numpy()
-    sizes = np.cumsum([len(structure) for structure in structures])[:-1]
-    owner = np.concatenate(partition_atoms(structures, np.split(work, sizes), ranks, 4.0))
-    owner = owner[graph.input_index.numpy()]
-    return graph, [graph_part(graph, owner, rank, ranks) for rank in range(ranks)]
+def source_of(batch: str) -> FrameSource:
+    return FrameSource(BATCHES[batch], MODEL.config.cutoff, MODEL.config.near_cutoff)
 
 
-def planned(parts: list[GraphPart], cost: ExpertCosts) -> ExpertPlan:
-    """Message experts see the edges of a part, feature experts its atoms, block after block."""
-    layers = [module for module in MODEL.modules() if isinstance(module, MoELayer)]
-    rows = np.zeros((len(layers), len(parts), ELEMENTS), dtype=np.int64)
-    for rank, part in enumerate(parts):
-        rows[0::2, rank, list(part.graph.elements)] = part.graph.edges_per_element
-        rows[1::2, rank, list(part.graph.elements)] = part.graph.atoms_per_element
-    selection = np.stack([layer.router.selection.numpy() for layer in layers])
-    return plan_experts(rows, selection, MODEL.config.experts, MODEL.config.expert_hidden, cost)
+def one_process(batch: str):
+    model, source = copy.deepcopy(MODEL), source_of(batch)
+    step = ReplicatedStep(model, WEIGHTS, SingleRank())
+    result = step.gradients(step.prepare(source, range(len(source.frames))))
+    predictions = dict(step.predictions(source, tuple(WEIGHTS), 10**6))
+    return result, {name: parameter.grad for name, parameter in model.named_parameters()}, predictions
 
 
-def weights_of(graph: AtomGraph) -> torch.Tensor:
-    return torch.randn(graph.atoms, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+def on_rank(world, replica: int, unit: int, strategy: Strategy, batch: str):
+    model, source, accounting = copy.deepcopy(MODEL), source_of(batch), Accounting()
+    mesh = make_mesh(Counted(world, accounting), replica, unit)
+    sharding = matris_sharding(model, STATISTICS, 0)
+    step = ShardedStep(model, sharding, mesh, WEIGHTS, strategy, torch.device("cpu"), accounting)
+    predictions = dict(step.predictions(source, tuple(WEIGHTS), 10**6))
+    result = step.gradients(step.prepare(source, range(len(source.frames))))
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        own = parameter.grad.to_local() if hasattr(parameter.grad, "to_local") else parameter.grad
+        gradients[name] = (own.clone(), step.portions[name].offsets if name in step.portions else None)
+    return result, gradients, predictions
 
 
-def one_process(graph: AtomGraph):
-    """Forces, energies, dE/dε, and the gradients of a loss of all of them."""
-    model, positions = copy.deepcopy(MODEL), graph.positions.clone().requires_grad_()
-    strain = torch.zeros_like(graph.cells, requires_grad=True)
-    energies = model(strained(graph.replace(positions=positions), strain), ("energy",)).energy
-    gradients = torch.autograd.grad(energies.sum(), [positions, strain], create_graph=True)
-    loss = energies.square().sum() + gradients[1].square().sum() - (gradients[0] * weights_of(graph)).sum()
-    loss.backward()
-    outer = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
-    return -gradients[0].detach(), energies.detach(), gradients[1].detach(), outer
-
-
-def on_rank(world: Communicator, graph: AtomGraph, parts: list[GraphPart], plan: ExpertPlan, weights: str):
-    """A step of one rank, its dense parameters "whole" or shards of gather nodes that "keep" or "regather" them."""
-    model, held = copy.deepcopy(MODEL), parts[world.rank]
-    experts = shard_experts(model, world.rank, world.size)
-    slices = [parameter for layer in experts for parameter in layer.parameters()]
-    part = held.graph.replace(positions=held.graph.positions.clone().requires_grad_())
-    nodes = None
-    if weights != "whole":
-        mesh = make_mesh(world, 1, world.size)
-        nodes = GatherNodes(model, model.blocks, mesh, regather=weights == "regather", ignored=slices)
-    phase = (lambda name: nullcontext()) if nodes is None else nodes.phase
-    chain = Chain(part.positions)
-    exchange = make_exchange(world, chain)
-    step = UnitStep(plan, world.rank, exchange)
-    halo = make_halo(plan_halo(part.atoms, held.send_rows, held.receive_counts), exchange)
-    strain = torch.zeros_like(part.cells, requires_grad=True)
-
-    def run_block(block, *features):
-        return block(*features) if nodes is None else nodes.in_step(chain, block, *features)
-
-    with phase("forward"):
-        energies = model(strained(part, strain), ("energy",), halo, run_block, step.group_rows).energy
-    with phase("inner"):
-        inputs = [part.positions, strain]
-        gradients = torch.autograd.grad(chain.join(energies.sum()), inputs, create_graph=True)
-    # What all ranks know is counted once: each takes its share.
-    energy, virial = all_reduce(energies, world, chain), all_reduce(gradients[1], world, chain)
-    mine = -(gradients[0] * weights_of(graph)[torch.from_numpy(held.owned)]).sum()
-    loss = mine + (energy.square().sum() + virial.square().sum()) / world.size
-    with phase("outer"):
-        chain.join(loss, *gradients).backward()
-    step.return_gradients(experts)
-    return -gradients[0].detach(), energy.detach(), virial.detach(), whole_gradients(model, world, nodes is not None)
-
-
-def check(run, ranks: int, structures: list[Structure], cost: ExpertCosts, weights: str) -> None:
-    graph, parts = cut(structures, ranks)
-    plan = planned(parts, cost)
-    forces, energy, virial, gradients = one_process(graph)
-    results = run(ranks, lambda world: on_rank(world, graph, parts, plan, weights))
-    for rank, (own_forces, own_energy, own_virial, found) in enumerate(results):
-        torch.testing.assert_close(own_forces, forces[torch.from_numpy(parts[rank].owned)], rtol=0, atol=1e-10)
-        torch.testing.assert_close(own_energy, energy, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(own_virial, virial, rtol=0, atol=1e-10)
-        for name, gradient in gradients.items():
-            scale = max(1.0, float(gradient.abs().max()))
-            torch.testing.assert_close(
-                found[name].reshape(gradient.shape), gradient, rtol=0, atol=1e-10 * scale, msg=name
-            )
+def check(run, mesh: tuple[int, int], strategy: Strategy, batch: str) -> None:
+    result, whole, expected = one_process(batch)
+    results = run(mesh[0] * mesh[1], lambda world: on_rank(world, *mesh, strategy, batch))
+    covered = {name: torch.zeros_like(gradient) for name, gradient in whole.items()}
+    predicted = {}
+    for found, gradients, predictions in results:
+        assert found.loss == pytest.approx(result.loss, rel=1e-11)
+        assert found.grad_norm == pytest.approx(result.grad_norm, rel=1e-10)
+        assert found.terms == pytest.approx(result.terms, rel=1e-11)
+        predicted |= predictions
+        for name, (own, offsets) in gradients.items():
+            region = tuple(slice(o, o + n) for o, n in zip(offsets or [0] * own.dim(), own.shape, strict=True))
+            scale = max(1.0, float(whole[name].abs().max()))
+            torch.testing.assert_close(own, whole[name][region], rtol=0, atol=1e-10 * scale, msg=name)
+            covered[name][region] += 1
+    copies = {
+        name: mesh[0] if name in results[0][1] and results[0][1][name][1] else mesh[0] * mesh[1] for name in whole
+    }
+    assert all(bool((count == copies[name]).all()) for name, count in covered.items())
+    assert sorted(predicted) == sorted(expected)
+    for place, prediction in predicted.items():
+        assert prediction.energy == pytest.approx(expected[place].energy, rel=1e-11)
+        np.testing.assert_allclose(prediction.forces, expected[place].forces, rtol=0, atol=1e-10)
+        if expected[place].stress is not None:
+            np.testing.assert_allclose(prediction.stress, expected[place].stress, rtol=0, atol=1e-10)
 
 
 @settings(max_examples=16, derandomize=True, deadline=None)
 @given(
-    st.integers(1, 4),
+    st.sampled_from([(1, 2), (2, 2), (1, 3), (1, 4), (3, 2)]),
+    st.sampled_from(sorted(BACKWARD)),
     st.sampled_from(sorted(BATCHES)),
-    st.sampled_from(sorted(COSTS)),
-    st.sampled_from(["whole", "keep", "regather"]),
 )
-def test_energies_forces_stress_and_gradients_are_those_of_one_process(ranks, batch, cost, weights):
-    check(run_rank_threads, ranks, BATCHES[batch], COSTS[cost], weights)
+@pytest.mark.filterwarnings("ignore::janus_train.data.unit_batch.SmallParts")
+def test_loss_gradient_and_predictions_are_those_of_one_process(mesh, strategy, batch):
+    check(run_rank_threads, mesh, BACKWARD[strategy], batch)
 
 
-@pytest.mark.parametrize("batch", ["large and small", "one isolated atom"])
-@pytest.mark.parametrize("weights", ["whole", "keep", "regather"])
-def test_processes_give_the_numbers_of_one(batch, weights):
-    check(run_rank_processes, 3, BATCHES[batch], COSTS["rows travel"], weights)
+@pytest.mark.parametrize(
+    ("mesh", "strategy", "batch"),
+    [
+        ((1, 3), "regather, computed again, in passes", "large and small"),
+        ((1, 3), "keep", "one isolated atom"),
+        ((1, 3), "tangent", "one isolated atom"),
+        ((2, 2), "tangent, computed again, in passes", "large and small"),
+        ((1, 4), "tangent", "one structure to be cut"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::janus_train.data.unit_batch.SmallParts")
+def test_processes_give_the_numbers_of_one(mesh, strategy, batch):
+    check(run_rank_processes, mesh, {**BACKWARD, **TANGENT}[strategy], batch)
+
+
+def test_a_model_made_block_by_block_has_the_weights_of_one_process():
+    whole = MatRISMoE(MODEL.config, 3).double()
+
+    def on(world):
+        with torch.device("meta"):
+            model = MatRISMoE(MODEL.config, 3)
+        model.double()
+        step = ShardedStep(
+            model, matris_sharding(model, STATISTICS, 3), make_mesh(world, 1, 3), WEIGHTS, Strategy(),
+            torch.device("cpu"), Accounting(),
+        )  # fmt: skip
+        made = step.whole_model()
+        return None if made is None else {name: tensor.clone() for name, tensor in made.state_dict().items()}
+
+    made = run_rank_processes(3, on)[0]  # threads would draw from one generator
+    frequencies = torch.from_numpy(STATISTICS.atoms)
+    whole.reset_parameters(3, frequencies)
+    assert made is not None
+    assert list(made) == list(whole.state_dict())
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(made[name], tensor), name

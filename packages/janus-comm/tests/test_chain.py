@@ -7,7 +7,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_comm import Chain, RankFailed, all_gather, all_reduce, all_to_all, connect, make_exchange, reduce_scatter
+from janus_comm import (
+    Accounting,
+    Chain,
+    Counted,
+    KeptResults,
+    RankFailed,
+    all_gather,
+    all_reduce,
+    all_to_all,
+    connect,
+    make_exchange,
+    reduce_scatter,
+)
+from janus_comm.tangents import recompute_block
 from janus_comm.testing import run_rank_processes, run_rank_threads
 
 FEATURES = 3
@@ -222,3 +235,38 @@ def test_gather_after_reduce_scatter_is_all_reduce(counts):
         return torch.equal(all_gather(parts, communicator, counts), all_reduce(rows, communicator))
 
     assert all(run_rank_threads(len(counts), difference))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_checkpointed_function_gets_again_what_other_ranks_sent_the_first_time(ranks):
+    def on_rank(world):
+        counted = Accounting()
+        communicator = Counted(world, counted)
+        start = torch.full((world.rank + 1, 2), 0.3, dtype=torch.float64) * (1 + world.rank)
+
+        def gradients(again: bool):
+            rows, kept = start.clone().requires_grad_(), KeptResults()
+            chain, runs = Chain(rows), []
+
+            def block(features):
+                runs.append(len(runs))
+                if again and len(runs) > 1:
+                    inner = Chain(features, kept=kept.again())
+                    return inner.join(torch.sin(features) * all_reduce(features.sum().cos(), communicator, inner))
+                with chain.keeping(kept.begin()):
+                    return torch.sin(features) * all_reduce(features.sum().cos(), communicator, chain)
+
+            found = recompute_block(block, rows) if again else block(rows)
+            energy = chain.join(found.square().sum())
+            (force,) = torch.autograd.grad(energy, rows, create_graph=True)
+            chain.join(force.square().sum(), force).backward()
+            return rows.grad, len(runs), counted.total("sum").calls
+
+        plain, once, calls = gradients(again=False)
+        found, runs, all_calls = gradients(again=True)
+        assert once == 1
+        assert runs > 1
+        assert all_calls == 2 * calls  # no call more than without checkpointing
+        return float((found - plain).abs().max())
+
+    assert max(run_rank_threads(ranks, on_rank)) < 1e-14

@@ -225,3 +225,49 @@ def test_a_model_made_on_the_meta_device_starts_alike_on_any_ranks_and_either_wa
     for rank, parts in enumerate(run_rank_processes(3, on_rank)):
         for name, rows in parts.items():
             assert torch.equal(rows, rows_of(whole[name], rank, 3)), name
+
+
+class Picky(torch.nn.Module):
+    """Uses all its parameters only where there are many rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.often, self.rarely = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3, bias=False)
+
+    def forward(self, rows):
+        found = rows + torch.tanh(self.often(rows))
+        return found + torch.sin(self.rarely(rows)) if len(rows) > 2 else found
+
+
+class PickyPotential(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Picky(), Picky()])
+
+    def forward(self, rows):
+        for block in self.blocks:
+            rows = block(rows)
+        return rows.square().sum().reshape(1)
+
+
+def test_ranks_that_use_different_parameters_of_a_block_get_the_sum_of_their_gradients():
+    torch.manual_seed(0)
+    whole = PickyPotential().double()
+    rows = [torch.rand(count, 3, dtype=torch.float64) for count in (4, 1)]
+
+    def loss(outputs, gradients):
+        return outputs[0].sum() + gradients[0].square().sum()
+
+    one = copy.deepcopy(whole)
+    for own in rows:
+        by_double_backward(one, [own], loss)
+
+    def on_rank(world):
+        model, mesh = copy.deepcopy(whole), make_mesh(world, 1, 2)
+        stock = StockShards(model, model.blocks, make_device_mesh(mesh, CPU))
+        by_tangent(model, [rows[world.rank]], loss, stock.phase)
+        found = local({name: each.grad for name, each in model.named_parameters()})
+        wanted = {name: each.grad for name, each in one.named_parameters()}
+        return worst_difference(found, wanted, mesh.unit_index, 2)
+
+    assert max(run_rank_processes(2, on_rank)) < TOLERANCE

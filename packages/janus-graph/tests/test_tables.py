@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_graph import edge_tables, near_pairs, near_tables
-from janus_graph.tables import table_widths
+from janus_graph.tables import TableCosts, table_widths
 
 
 @st.composite
@@ -145,7 +145,7 @@ def test_widths_are_the_best_of_all_choices(counts, power, table_cost):
         fitting = (min(width for width in widths if width >= count) for count in counts)
         return sum(width**power for width in fitting) + table_cost * len(widths)
 
-    found = table_widths(np.array(counts, dtype=np.int64), power, table_cost).tolist()
+    found = table_widths(np.array(counts, dtype=np.int64), TableCosts(power, table_cost)).tolist()
     candidates = sorted({-(-count // 4) * 4 for count in counts})
     assert found == sorted(set(found))
     if not counts:

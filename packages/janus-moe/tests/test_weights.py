@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_moe import MoELayer, group_rows, loop_product
+from janus_moe import MoELayer, group_rows, grouped_product, loop_product
 from janus_moe.testing import derivatives
 from janus_moe.weights import select_experts, select_scaled_experts
 
@@ -51,8 +51,9 @@ def test_the_gradient_of_a_store_is_a_sum_over_places_and_exactly_zero_elsewhere
     assert found.is_contiguous()
 
 
-def test_forward_derivatives_and_batches_of_gradients_equal_backward_ones():
-    layer, groups = MoELayer(4, 3, 2, 3, 4, loop_product).double(), group_rows([1, 8], [1, 2])
+@pytest.mark.parametrize("product", [loop_product, grouped_product])
+def test_forward_derivatives_and_batches_of_gradients_equal_backward_ones(product):
+    layer, groups = MoELayer(4, 3, 2, 3, 4, product).double(), group_rows([1, 8], [1, 2])
     parameters = {name: value.detach() for name, value in layer.named_parameters()}
 
     def outputs(parameters, rows):

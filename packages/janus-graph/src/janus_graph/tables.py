@@ -20,6 +20,26 @@ from torch.autograd import Function
 _WIDTH_STEP = 4
 
 
+@dataclass(frozen=True)
+class TableCosts:
+    """What widths of tables are chosen by.
+
+    Attributes:
+        power: 1 where the work goes with edges, 2 where it goes with pairs of them.
+        table: how many places, or pairs of them, cost as much as one more table: some hundred small operations in a
+            step, whose start takes as long as the work on these.
+    """
+
+    power: int
+    table: int
+
+
+EDGE_TABLES = TableCosts(power=1, table=2000)
+"""For sums over all edges of an atom."""
+NEAR_TABLES = TableCosts(power=2, table=4000)
+"""For sums over pairs of its near edges."""
+
+
 @dataclass(frozen=True, eq=False)
 class EdgeTables:
     """Chosen edges of each atom as rows of dense tables: a plan, and the two moves that follow it.
@@ -112,7 +132,7 @@ def edge_tables(centre: Int64[np.ndarray, "edges"], atoms: int) -> EdgeTables:
         atoms: number of atoms.
     """
     count = np.diff(np.searchsorted(centre, np.arange(atoms + 1)))
-    return _tables(np.arange(len(centre)), count, power=1, table_cost=2000)
+    return _tables(np.arange(len(centre)), count, EDGE_TABLES)
 
 
 def near_tables(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edges"], atoms: int) -> EdgeTables:
@@ -128,23 +148,19 @@ def near_tables(centre: Int64[np.ndarray, "edges"], near: Bool[np.ndarray, "edge
     count = np.bincount(owner, minlength=atoms)
     if (count == 1).any():
         edges, count = edges[count[owner] > 1], np.where(count > 1, count, 0)
-    return _tables(edges, count, power=2, table_cost=4000)
+    return _tables(edges, count, NEAR_TABLES)
 
 
-def _tables(
-    edges: Int64[np.ndarray, "chosen"], count: Int64[np.ndarray, "atoms"], power: int, table_cost: int
-) -> EdgeTables:
+def _tables(edges: Int64[np.ndarray, "chosen"], count: Int64[np.ndarray, "atoms"], costs: TableCosts) -> EdgeTables:
     """Tables of chosen edges whose widths make Σ width^power over their rows, and what tables cost, smallest.
 
     Args:
         edges: which edges are in the tables, by ascending centre.
         count: how many of them each atom has.
-        power: 1 where the work goes with edges, 2 where it goes with pairs.
-        table_cost: how many places, or pairs of them, cost as much as one more table: some hundred small operations in
-            a step, whose start takes as long as the work on these.
+        costs: what the widths are chosen by.
     """
     atoms = len(count)
-    widths = table_widths(count[count > 0], power, table_cost)
+    widths = table_widths(count[count > 0], costs)
     table_of_atom = np.where(count > 0, np.searchsorted(widths, count), -1)
     slot_of_atom, row_of_atom = np.zeros(atoms, dtype=np.int64), np.empty(atoms, dtype=np.int64)
     owners, shapes, start, row = [], [], 0, 0
@@ -174,8 +190,8 @@ def _tables(
     )
 
 
-def table_widths(counts: Int64[np.ndarray, "atoms"], power: int, table_cost: int) -> Int64[np.ndarray, "tables"]:
-    """Widths, ascending, that make Σ (least width that holds an atom's edges)^power + table_cost · tables smallest.
+def table_widths(counts: Int64[np.ndarray, "atoms"], costs: TableCosts) -> Int64[np.ndarray, "tables"]:
+    """Widths, ascending, that make Σ (least width that holds an atom's edges)^power + table · tables smallest.
 
     Exact: with the distinct counts in order, the best tables for the first j of them are the best ones for the first
     i < j and one more for the rest, as wide as the largest.
@@ -184,9 +200,9 @@ def table_widths(counts: Int64[np.ndarray, "atoms"], power: int, table_cost: int
     before = np.concatenate([[0], np.cumsum(atoms)])
     best, cuts = np.zeros(len(before)), np.zeros(len(before), dtype=np.int64)
     for end in range(1, len(before)):
-        costs = best[:end] + (before[end] - before[:end]) * float(distinct[end - 1]) ** power + table_cost
-        cuts[end] = costs.argmin()
-        best[end] = costs[cuts[end]]
+        totals = best[:end] + (before[end] - before[:end]) * float(distinct[end - 1]) ** costs.power + costs.table
+        cuts[end] = totals.argmin()
+        best[end] = totals[cuts[end]]
     end, chosen = len(distinct), []
     while end:
         chosen.append(distinct[end - 1])

@@ -6,9 +6,10 @@ mostly experts that no present element selects, so that is most of what a step w
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -59,7 +60,8 @@ class _ScaledSelection(Function):
 
     @staticmethod
     def forward(store: Tensor, selected: Tensor, scales: Tensor) -> Tensor:
-        return store.index_select(0, selected) * _column(scales, store)
+        # One pass over fresh memory: nobody else holds what was just selected.
+        return store.index_select(0, selected).mul_(_column(scales, store))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -71,7 +73,7 @@ class _ScaledSelection(Function):
         store, selected, scales = ctx.saved_tensors
         to_store = to_scales = None
         if ctx.needs_input_grad[0]:
-            to_store = _scattered(gradient * _column(scales, store), selected, store.shape[0])
+            to_store = _scattered(gradient, selected, store.shape[0], scales)
         if ctx.needs_input_grad[2]:
             # Dot products as matrix products: nothing as large as the weights is written.
             places, numbers = selected.shape[0], store.shape[1:].numel()
@@ -93,16 +95,29 @@ def _column(scales: Tensor, store: Tensor) -> Tensor:
     return scales.reshape(-1, *[1] * (store.dim() - 1))
 
 
-def _scattered(gradient: Tensor, selected: Tensor, experts: int) -> Tensor:
-    """The sum of the gradients of every expert; zero for those that are not selected."""
+def _scattered(gradient: Tensor, selected: Tensor, experts: int, scales: Tensor | None = None) -> Tensor:
+    """The sum of the gradients of every expert, scaled if they are; zero for those that are not selected."""
     shape = (experts, *gradient.shape[1:])
     # What is differentiated again, or stands for many gradients (and holds no numbers), needs zeros of its own kind.
     if gradient.device.type != "cpu" or torch.is_grad_enabled() or not torch._C._has_storage(gradient):
-        return gradient.new_zeros(shape).index_add_(0, selected, gradient)
-    return _untouched_zeros(shape, gradient.dtype).index_add_(0, selected, gradient)
+        scaled = gradient if scales is None else gradient * _column(scales, gradient)
+        return gradient.new_zeros(shape).index_add_(0, selected, scaled)
+    total = _untouched_zeros(shape, gradient.dtype)
+    # One pass over each gradient. `index_add_` takes several times as long for matrices, and a product with scales
+    # would fill memory as large as all of them.
+    alphas = [1.0] * len(selected) if scales is None else scales.tolist()
+    for expert, one, alpha in zip(selected.tolist(), gradient.unbind(), alphas, strict=True):
+        total[expert].add_(one, alpha=alpha)
+    return total
 
 
 def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros in memory that the system has yet to hand out; it does so page by page, when something is written there."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).reshape(shape)
+    """Zeros in memory that the system has yet to hand out; it does so page by page, when something is written there.
+
+    Small pages, which `numpy.zeros` would not ask for: experts are scattered over the store, and on a virtual machine
+    fresh huge pages made a step slower (docs/moe.md).
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if not size:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).reshape(shape)

@@ -200,6 +200,27 @@ def info(
 
 
 @app.command()
+def plan(
+    settings: Settings = None,
+    machine: Annotated[str, typer.Option(help="h100, h200, cnis, lineshine, or a file like theirs")] = "h100",
+    data: Annotated[Path | None, typer.Option(help="statistics of --save-statistics, instead of reading data")] = None,
+    save_statistics: Annotated[Path | None, typer.Option(help="write the statistics of the data here")] = None,
+    scaling: Annotated[str | None, typer.Option(help="also a table up to --devices: weak or strong")] = None,
+    devices: Annotated[int, typer.Option(help="most devices of that table", min=1)] = 45_056,
+    plot: Annotated[Path | None, typer.Option(help="draw that table, an .svg file")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Foretell what a training step will need: memory, bytes sent, operations and time, on any number of devices."""
+    _matris()
+    from janus_train.config import load_config
+    from janus_train.plan.command import Request, run_plan
+
+    request = Request(machine, data, save_statistics, scaling, devices, plot)
+    report = run_plan(load_config(*_config_and_overrides(settings or [])), request)
+    print(json.dumps(report.content, indent=2) if as_json else report.text)
+
+
+@app.command()
 def report(directory: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Write report.html of a run again, from what is in its directory."""
     from janus_train.report import build_report

@@ -79,8 +79,8 @@ class ModelConfig(BaseModel):
     preset: str = Field(default="nano", description="nano, micro, mini, base, S, M, L; matris-6m or matris-10m")
     fused: bool = Field(default=False, description="compile elementwise formulas: a faster step, after a minute's wait")
     triton: bool = Field(default=False, description="Triton kernels for attentions and experts; on CUDA devices")
-    checkpoint: bool = Field(
-        default=False, description="compute blocks again in the backward pass: less memory, slower"
+    checkpoint: bool | None = Field(
+        default=None, description="compute blocks again in the backward pass: less memory, slower; null: if a unit must"
     )
     router: RouterConfig = RouterConfig()
 
@@ -129,11 +129,11 @@ class MeshConfig(Section):
     unit: int = Field(
         default=1, ge=1, description="ranks of a unit; they share the model and cut structures that are large"
     )
-    route: Literal["backward", "tangent"] = Field(
-        default="backward", description="of a unit's gradients; tangent: slower, and less memory with model.checkpoint"
+    route: Literal["auto", "backward", "tangent"] = Field(
+        default="auto", description="of a unit's gradients; tangent: slower, and less memory with model.checkpoint"
     )
-    weights: Literal["keep", "regather"] = Field(
-        default="keep",
+    weights: Literal["auto", "keep", "regather"] = Field(
+        default="auto",
         description="whole weights of blocks on route backward: through a step, or one by one",
     )
 
@@ -145,6 +145,11 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, description="of the weights and of the order of the data")
     max_steps: int = Field(default=4500, ge=1, description="optimiser steps; the schedules span them")
     stop_at_step: int | None = Field(default=None, ge=1, description="write a checkpoint and end there; resume goes on")
+    memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="that a rank may use, for what is auto; most of what there is where null",
+    )
     dtype: Literal["float32", "float64"] = Field(default="float32", description="precision of the weights")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where to compute")
     timeout: float = Field(default=1800.0, gt=0, description="seconds that a rank waits for the others")

@@ -123,6 +123,7 @@ def run_steps(training: Training) -> bool:
         if progress.step % config.val_every == 0 or progress.step == config.max_steps:
             # In the same memory as what is being written, and no step would get on meanwhile anyway.
             training.checkpoints.wait()
+            training.state.optimizer.zero_grad()  # whose memory the whole model may need
             validate(training, log)
             window = _Window(time.monotonic())
         if progress.step % config.checkpoint_every == 0 or progress.step == last or asked:

@@ -73,7 +73,9 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
         mesh = make_mesh(world, config.mesh.replica, config.mesh.unit)
         data, statistics, recipe = _agreed(world, lambda: _prepare(config, make_recipe))
         torch.use_deterministic_algorithms(config.run.deterministic)
-        step = make_step(config, recipe, mesh, launched.device, accounting)
+        train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff)
+        notes: list[str] = []
+        step = make_step(config, recipe, train, mesh, launched.device, accounting, notes.append)
         model = recipe.model
         state = TrainingState(
             model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim),
@@ -92,13 +94,15 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
         )  # fmt: skip
         training = Training(
             config, recipe, step, state,
-            train=FrameSource(data.train, recipe.cutoff, recipe.near_cutoff),
+            train=train,
             val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
             world=world, accounting=accounting, device=launched.device, directory=directory,
             checkpoints=checkpoints, stop=stop, display=display, atoms=statistics.atoms,
         )  # fmt: skip
         with rank_log(directory, world.rank), training.display, checkpoints:
             _greet(training, data, statistics)
+            for note in notes:
+                training.display.say(note)
             stopped = run_steps(training)
             if state.progress.step >= config.run.max_steps:
                 _finish(training, statistics)

@@ -106,11 +106,7 @@ class ShardedStep:
         cut = [name for name in shapes if not sharding.replicated(name)]
         self._dims = {name: self._cut_dimension(name) for name in cut}
         self.portions = {name: self._portion(shapes[name], dim) for name, dim in self._dims.items()}
-        rates = _RATES[device.type]
-        cost = CostModel.from_rates(
-            sharding.width, sharding.expert_hidden,
-            flops_per_second=rates[0], bytes_per_second=rates[1], seconds_per_exchange=rates[2],
-        )  # fmt: skip
+        cost = expert_costs(sharding, device)
         self._planner = ExpertPlanner(sharding.experts, sharding.expert_hidden, cost)
         self._selection: np.ndarray | None = None
 
@@ -322,8 +318,7 @@ class ShardedStep:
         if not first:
             return None
         model = self.sharding.whole()
-        model.to(next(iter(self.model.parameters())).dtype)
-        model.load_state_dict(values)
+        model.load_state_dict(values, assign=True)
         return model
 
     def open_saved(self, directory: Path) -> None:
@@ -358,6 +353,15 @@ class ShardedStep:
     def _holder(self, name: str) -> tuple[nn.Module, str]:
         owner, _, attribute = name.rpartition(".")
         return self.model.get_submodule(owner), attribute
+
+
+def expert_costs(sharding: Sharding, device: torch.device) -> CostModel:
+    """What plans of experts weigh against each other on a kind of device."""
+    flops, bandwidth, latency = _RATES[device.type]
+    return CostModel.from_rates(
+        sharding.width, sharding.expert_hidden,
+        flops_per_second=flops, bytes_per_second=bandwidth, seconds_per_exchange=latency,
+    )  # fmt: skip
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -103,13 +103,16 @@ def without_repeats(visits: Sequence[int]) -> list[int]:
     return [bucket for place, bucket in enumerate(visits) if place == 0 or visits[place - 1] != bucket]
 
 
-def gathers_of_a_step(blocks: int, regather: bool) -> int:
-    """How many buckets of blocks, called once each, one step by double backward gathers.
+def gathers_of_a_step(blocks: int, regather: bool) -> list[int]:
+    """How often one step by double backward gathers the bucket of each block, if blocks are called once each.
 
-    Kept: each once. Gathered again: each in the forward pass, then in the inner one and twice in the outer one all but
-    the one at which the pass begins, which is there still.
+    Kept: once. Gathered again: in the forward pass, in the inner one and twice in the outer one, but not where a pass
+    begins with the block that the one before has ended with, which happens twice with the last block and once with the
+    first.
     """
-    return blocks + 3 * (blocks - 1) if regather and blocks else blocks
+    if not regather or blocks < 2:
+        return [1] * blocks
+    return [3, *[4] * (blocks - 2), 2]
 
 
 def bytes_of_a_step(layouts: Sequence[BucketLayout], gathers: Sequence[int], element_bytes: int) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from janus_comm.chain import connect
 from janus_comm.sharding.bucket import Place, places_by_block
 from janus_comm.sharding.initialize import Start
+from janus_comm.structures import apart, fill
 from janus_comm.tangents import carry_tangents
 
 
@@ -51,11 +54,13 @@ class StockShards:
         _require_unshared(places[-1], blocks)
         for index, block in enumerate(blocks):
             own = places[index] if start is None else start.of(block, places[index], index)
+            _reach_all(block, own)
             if device_mesh is not None:
                 others = _others(block, own)
                 fully_shard(block, mesh=device_mesh, reshard_after_forward=True, ignored_params=others)
             carry_tangents(block, checkpoint)
         own = places[-1] if start is None else start.of(model, places[-1], len(blocks))
+        _reach_all(model, own)
         if device_mesh is not None:
             fully_shard(model, mesh=device_mesh, ignored_params=_others(model, own))
         carry_tangents(model)
@@ -71,6 +76,26 @@ class StockShards:
         if isinstance(self._root, FSDPModule) and name in ("forward", "tangent"):
             self._root.set_requires_gradient_sync(name == "tangent")
         yield
+
+
+def _reach_all(module: nn.Module, own: Sequence[Place]) -> None:
+    """A backward pass through the module gives each of its own parameters a gradient, be it zero.
+
+    FSDP2 reduces the gradients that there are on a rank, one behind the other: ranks that make different use of a
+    module, because one of them has no rows for some part of it, would add up what does not belong together.
+    """
+    forward = module.forward
+    held = [place.holders[0] for place in own if place.parameter.requires_grad]
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        places, tensors = apart(forward(*args, **kwargs))
+        first = next((at for at, each in enumerate(tensors) if each.requires_grad), None)
+        if first is not None:
+            parameters = [holder._parameters[name] for holder, name in held]
+            tensors[first] = connect(tensors[first], *(each for each in parameters if each is not None))
+        return fill(places, tensors)
+
+    module.forward = run
 
 
 def _others(module: nn.Module, own: Sequence[Place]) -> set[nn.Parameter]:

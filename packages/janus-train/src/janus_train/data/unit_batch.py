@@ -20,8 +20,8 @@ from janus_train.data.batch import Batch, FrameSource, label_batch
 # Below this, most atoms of a part of bulk matter are near a cut: halos cost more than the cutting saves.
 _FEWEST_ATOMS_OF_A_PART = 2000
 
-# Ranks of a unit may have this share more to do than the mean before a structure is cut.
-_TOLERANCE = 0.1
+TOLERANCE = 0.1
+"""Ranks of a unit may have this share more to do than the mean before a structure is cut."""
 
 
 class SmallParts(UserWarning):
@@ -71,7 +71,7 @@ def unit_batch(source: FrameSource, places: Sequence[int], rank: int, ranks: int
         nobody = np.full(len(source.frames[places[0]].structure), ranks, dtype=np.int64)
         none = np.zeros((ranks, HIGHEST_ATOMIC_NUMBER + 1), dtype=np.int64)
         return _share(source, places[:1], {0: nobody}, (none, none), rank)
-    pieces = deal_structures(source.costs[list(places)].tolist(), ranks, _TOLERANCE)
+    pieces = deal_structures(source.costs[list(places)].tolist(), ranks, TOLERANCE)
     owner: dict[int, np.ndarray] = {}
     atom_rows = np.zeros((ranks, HIGHEST_ATOMIC_NUMBER + 1), dtype=np.int64)
     edge_rows = np.zeros_like(atom_rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int64
@@ -12,6 +14,9 @@ from janus_moe import MoELayer
 from janus_train.data.statistics import Statistics
 from janus_train.recipes.recipe import Region, Sharding
 from matris_model import MatRISMoE
+
+if TYPE_CHECKING:
+    from janus_train.plan.shape import ModelShape
 
 
 def matris_sharding(model: MatRISMoE, statistics: Statistics, seed: int) -> Sharding:
@@ -26,8 +31,12 @@ def matris_sharding(model: MatRISMoE, statistics: Statistics, seed: int) -> Shar
 
     def whole() -> MatRISMoE:
         with torch.device("meta"):
-            shape = MatRISMoE(config)
-        return shape.to_empty(device="cpu")
+            return MatRISMoE(config)
+
+    def shape(terms: Sequence[str]) -> ModelShape:
+        from janus_train.recipes.matris_plan import matris_shape
+
+        return matris_shape(config, statistics.atoms, terms=terms, chained=True)
 
     return Sharding(
         blocks=list(model.blocks),
@@ -38,6 +47,7 @@ def matris_sharding(model: MatRISMoE, statistics: Statistics, seed: int) -> Shar
         initialize=initialize,
         whole=whole,
         read=_read,
+        shape=shape,
         replicated=lambda name: ".router." in name,
     )
 

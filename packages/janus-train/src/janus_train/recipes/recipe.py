@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from janus_train.plan.shape import ModelShape
 
 ExpertMap = dict[str, Any]
 """One MoE layer for the log and the report: `name`, `symbols`, `weights` [symbols][experts], `load` [experts], and
@@ -34,8 +37,9 @@ class Sharding:
         expert_hidden: hidden units of each expert.
         width: features of their rows.
         initialize: fills a block, or, given the model, what is outside its blocks. For models on the meta device.
-        whole: a model of the same shape with all its weights, on the CPU, whose values nobody has set.
+        whole: a model of the same shape on the meta device, to be given all its weights.
         read: a box of one of the tensors that `Recipe.save` wrote, by directory and name.
+        shape: what memory is planned from, given the terms of the loss.
         replicated: whether every rank keeps the parameter of this name whole: those of routers, which the host reads.
     """
 
@@ -47,6 +51,7 @@ class Sharding:
     initialize: Callable[[nn.Module], None]
     whole: Callable[[], nn.Module]
     read: Callable[[Path, str, Region], Tensor]
+    shape: Callable[[Sequence[str]], ModelShape]
     replicated: Callable[[str], bool]
 
 
