@@ -16,6 +16,8 @@ from janus_comm.launch import _device_of_rank
 from janus_comm.testing import run_rank_processes
 
 RANKS = """
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +29,9 @@ from janus_comm import RankFailed, all_reduce, launch
 with launch(device="cpu") as launched:
     world = launched.world
     total = all_reduce(torch.tensor([world.rank + 1.0]), world)
+    if world.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.barrier()
     Path(sys.argv[1], str(world.rank)).write_text(f"{world.size} {total.item()} {launched.device}")
 assert not torch.distributed.is_initialized()
 try:
@@ -46,18 +51,19 @@ def environment(monkeypatch):
     return monkeypatch
 
 
-def test_ranks_that_torchrun_starts_find_each_other(tmp_path, environment):
+def test_ranks_that_torchrun_starts_again_find_each_other_and_not_those_that_died(tmp_path, environment):
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     done = subprocess.run(
-        [*command, str(tmp_path)],
+        [*command, "--master-port", free_port(), str(script), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("exitcode: -9") == 1
     assert [Path(tmp_path, str(rank)).read_text() for rank in range(2)] == ["2 3.0 cpu"] * 2
 
 

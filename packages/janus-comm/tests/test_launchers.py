@@ -1,11 +1,15 @@
 """What launchers say is read as they say it, and what they leave out is asked for."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
 from janus_comm import LaunchError, Place, place_of
 from janus_comm.launchers import first_host
+from janus_comm.meeting import meet
 
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "1234"}
 SRUN = {
@@ -96,3 +100,22 @@ def test_the_first_host_is_the_first_one_that_a_list_means(prefix: str, numbers:
     assert first_host(f"{prefix}[{','.join(f'{number:03d}' for number in numbers)}]") == hosts[0]
     assert first_host(f"{prefix}[{numbers[0]:03d}-{numbers[0] + 5:03d}],login1") == hosts[0]
     assert first_host(f"{prefix}[{numbers[0]:03d}-{numbers[0] + 5:03d},7]-ib[0-1]") == f"{hosts[0]}-ib0"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_ranks_of_one_start_meet_in_a_store_that_remembers_others(size: int):
+    store = dist.HashStore()
+    for dead in ((), (0,), range(1, size), range(size)):
+        # Some ranks of a start that came to nothing have left what they leave.
+        for rank in dead:
+            store.set(f"janus_comm/token/{rank}", "of a dead rank")
+        with ThreadPoolExecutor(size) as pool:
+            own = list(pool.map(lambda rank: meet(store, rank, size, 60.0), range(size)))
+        assert not own[0].check(["address"])  # that of an earlier start is not seen
+        own[0].set("address", str(dead))
+        assert {each.get("address") for each in own} == {str(dead).encode()}
+
+
+def test_ranks_that_do_not_come_are_named():
+    with pytest.raises(RuntimeError, match="Timed out after 0 s without rank 1, 2"):
+        meet(dist.HashStore(), 0, 3, 0.0)

@@ -15,6 +15,7 @@ from janus_comm.checked import Checked
 from janus_comm.communicator import Communicator, SingleRank
 from janus_comm.failure import LaunchError, RankFailed
 from janus_comm.launchers import Place, place_of
+from janus_comm.meeting import meet
 from janus_comm.process_group import ProcessGroupCommunicator
 
 
@@ -81,13 +82,16 @@ def _join(place: Place, device: torch.device, timeout: float) -> ProcessGroupCom
     # The group is not bound to the device: NCCL would then split groups off with a call that all ranks of the world
     # have to make, also those that have no part in the split.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # torchrun may keep the store itself, from one start of the ranks to the next.
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and place.launcher == "torchrun"
     wait = timedelta(seconds=timeout)
     try:
-        if place.launcher == "torchrun":  # which may keep the store itself, and says so in the environment
-            dist.init_process_group(backend, timeout=wait)
-        else:
-            meeting = f"tcp://{place.address}:{place.port}"
-            dist.init_process_group(backend, init_method=meeting, rank=place.rank, world_size=place.size, timeout=wait)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            place.address, place.port, place.size, is_master=place.rank == 0 and not kept, timeout=wait,
+            wait_for_workers=False, multi_tenant=True,
+        )  # fmt: skip
+        own = meet(store, place.rank, place.size, timeout)
+        dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size, timeout=wait)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise RankFailed(f"rank {place.rank} of {place.size} could not join the others: {reason}") from error

@@ -31,6 +31,9 @@ from janus_comm.last_words import GRACE, LastWords
 
 T = TypeVar("T")
 
+# torch 2.13 has a new name for it, and warns of the old one.
+_gather_evenly = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class ProcessGroupCommunicator:
     """The ranks of a process group (``torch.distributed.group.WORLD``, say).
@@ -204,7 +207,7 @@ class ProcessGroupCommunicator:
             gathered, own = rows.new_empty(sum(counts), *rows.shape[1:]), _as_bytes(rows)
             if not gathered.numel():
                 return lambda: gathered
-            work = dist.all_gather_into_tensor(_as_bytes(gathered), own, group=self._group, async_op=True)
+            work = _gather_evenly(_as_bytes(gathered), own, group=self._group, async_op=True)
             return lambda: _when(work, gathered, own)
         # A gather of uneven parts is an exchange in which everyone gets the same rows: no padding on the wire.
         copies = rows.repeat(self.size, *(1 for _ in rows.shape[1:]))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from janus_train.run import resume, train
     from janus_train.sharded import ShardedStep, Strategy
     from janus_train.step import ReplicatedStep, StepResult
+    from janus_train.stopping import Stopped
 
 __all__ = [
     "Config",
@@ -20,6 +21,7 @@ __all__ = [
     "ReplicatedStep",
     "ShardedStep",
     "StepResult",
+    "Stopped",
     "Strategy",
     "UserError",
     "load_config",
@@ -36,6 +38,7 @@ _HOME = {
     "ReplicatedStep": "janus_train.step",
     "StepResult": "janus_train.step",
     "ShardedStep": "janus_train.sharded",
+    "Stopped": "janus_train.stopping",
     "Strategy": "janus_train.sharded",
 }
 
