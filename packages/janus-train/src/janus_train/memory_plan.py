@@ -22,7 +22,7 @@ from janus_train.recipes import Sharding
 from janus_train.sharded import Strategy, expert_costs
 
 # Of a device, or of a rank's share of the host: the rest is for the program itself, and for what allocators waste.
-_USABLE = 0.85
+_USABLE = 0.8
 
 _BY_TIME = (
     Strategy("backward", "keep", False),
