@@ -17,7 +17,7 @@ from janus_comm.sharding import as_dtensors, make_device_mesh
 from janus_comm.sharding.layout import bucket_layout
 from janus_comm.testing import run_rank_processes
 from janus_train import UserError
-from janus_train.checkpoint import Checkpoints, checkpoints_in, load_checkpoint
+from janus_train.checkpoint import Checkpoints, checkpoints_in, load_checkpoint, newest_checkpoint
 from janus_train.checkpoint_files import CheckpointFailed, Stored
 from training_states import SHAPES, assert_whole, elements_of, fill, make_state
 
@@ -55,7 +55,7 @@ def test_what_one_mesh_wrote_any_other_reads(replicas: int, unit: int, in_backgr
         for rank in range(readers):
             state = make_state(readers, rank)
             torch.manual_seed(5)
-            load_checkpoint(tmp_path, state, rank)
+            load_checkpoint(newest_checkpoint(tmp_path), state, rank)
             assert_whole(state, readers, rank)
             expected = torch.Generator().manual_seed(1000 + rank if rank < size else 5)
             assert torch.equal(torch.rand(3), torch.rand(3, generator=expected))
@@ -70,12 +70,14 @@ def test_dtensors_know_their_portion_themselves(tmp_path: Path):
 
         with Checkpoints(tmp_path, ranks, 1) as checkpoints:
             checkpoints.save(fill(make_state(ranks.size, ranks.rank, present=present), ranks.size, ranks.rank))
-        load_checkpoint(tmp_path, read := make_state(ranks.size, ranks.rank, present=present), ranks.rank)
+        load_checkpoint(
+            newest_checkpoint(tmp_path), read := make_state(ranks.size, ranks.rank, present=present), ranks.rank
+        )
         assert_whole(read, ranks.size, ranks.rank)
         return list(read.portions)
 
     assert run_rank_processes(3, write_and_read) == [[]] * 3
-    load_checkpoint(tmp_path, read := make_state(1, 0, present=lambda name, rows: rows))
+    load_checkpoint(newest_checkpoint(tmp_path), read := make_state(1, 0, present=lambda name, rows: rows))
     assert_whole(read, 1, 0)
 
 
@@ -159,7 +161,7 @@ def test_a_checkpoint_is_complete_or_absent_whenever_its_process_is_killed(tmp_p
         process.join()
         assert process.exitcode == -signal.SIGKILL
         state = make_state(1, 0)
-        load_checkpoint(directory, state)
+        load_checkpoint(newest_checkpoint(directory), state)
         found.add(state.progress.step)
         expected = fill(make_state(1, 0), 1, 0)
         if state.progress.step == 13:
@@ -238,7 +240,7 @@ def test_the_state_is_saved_as_it_was_and_the_next_one_waits(tmp_path: Path):
         assert [path.name for path in checkpoints_in(tmp_path)] == ["step-000012"]
     _, step_13 = checkpoints_in(tmp_path)
     step_13.rename(tmp_path / "later")
-    load_checkpoint(tmp_path, read := make_state(1, 0))
+    load_checkpoint(newest_checkpoint(tmp_path), read := make_state(1, 0))
     assert_whole(read, 1, 0)
 
 
@@ -253,7 +255,7 @@ def test_a_mean_that_was_not_kept_begins_with_the_weights(tmp_path: Path):
         state = fill(make_state(1, 0, saved), 1, 0)
         with Checkpoints(tmp_path, SingleRank(), 1) as checkpoints:
             checkpoints.save(state)
-        load_checkpoint(tmp_path, other := make_state(1, 0, read))
+        load_checkpoint(newest_checkpoint(tmp_path), other := make_state(1, 0, read))
         assert all(torch.equal(mean, state.model[name]) for name, mean in other.mean.weights.items())
         assert bool(other.mean.weights) == bool(read)
 
@@ -268,13 +270,13 @@ def test_a_mean_that_was_not_kept_begins_with_the_weights(tmp_path: Path):
 )
 def test_what_is_damaged_or_of_another_model_is_refused_with_the_reason(damage, reason, tmp_path: Path):
     with pytest.raises(UserError, match="no checkpoint in"):
-        load_checkpoint(tmp_path, make_state(1, 0))
+        load_checkpoint(newest_checkpoint(tmp_path), make_state(1, 0))
     write(tmp_path, SingleRank(), 1)
     (path,) = tmp_path.iterdir()
     other = make_state(1, 0)
     other.model["rows"].data = torch.zeros(6, 3)
     with pytest.raises(UserError, match=r"model.rows has shape \[5, 3\] there, \[6, 3\] here"):
-        load_checkpoint(tmp_path, other)
+        load_checkpoint(newest_checkpoint(tmp_path), other)
     damage(path)
     with pytest.raises(UserError, match=f"step-000012 cannot be read .*{reason}.*remove it"):
-        load_checkpoint(tmp_path, make_state(1, 0))
+        load_checkpoint(newest_checkpoint(tmp_path), make_state(1, 0))

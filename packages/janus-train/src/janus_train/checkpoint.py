@@ -132,21 +132,30 @@ def checkpoints_in(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def load_checkpoint(directory: Path, state: TrainingState, rank: int = 0) -> None:
-    """Puts the newest complete checkpoint in the directory into the state, whichever mesh wrote it.
+def newest_checkpoint(directory: Path) -> Path:
+    """The newest complete checkpoint in a directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = checkpoints_in(directory)
+    if not found:
+        raise UserError(f"no checkpoint in {directory}; start the run anew in another directory with 'train'")
+    return found[-1]
+
+
+def load_checkpoint(checkpoint: Path, state: TrainingState, rank: int = 0) -> None:
+    """Puts a checkpoint into the state, whichever mesh wrote it.
 
     Random generators go on where they were; those of ranks that had not been there stay as they are.
 
     Raises:
-        UserError: there is none, or it is damaged or of another model.
+        UserError: it is damaged or of another model.
     """
     from janus_train.checkpoint_files import PROGRESS, CannotRead, Stored
 
-    newest = next(reversed(checkpoints_in(directory)), None)
-    if newest is None:
-        raise UserError(f"no checkpoint in {directory}; start the run anew in another directory with 'train'")
     try:
-        stored = Stored(newest)
+        stored = Stored(checkpoint)
         _make_moments(state, stored)
         pieces = pieces_of(state, rank)
         follows = not any(name.startswith("mean.") for name in stored.tensors)
@@ -154,13 +163,13 @@ def load_checkpoint(directory: Path, state: TrainingState, rank: int = 0) -> Non
         left_out = [name for name in pieces if follows and name.startswith("mean.")]
         left_out += [name for name in random.values() if name not in stored.tensors]
         stored.fill({name: piece for name, piece in pieces.items() if name not in left_out})
-        saved = json.loads((newest / PROGRESS).read_text())
+        saved = json.loads((checkpoint / PROGRESS).read_text())
         updates = saved.pop("mean_updates")
         state.progress = Progress(**saved)
     except (CannotRead, OSError, ValueError, TypeError, KeyError) as error:
         reason = str(error) if isinstance(error, CannotRead) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"the checkpoint {newest} cannot be read ({reason}); remove it to resume from an earlier one"
+            f"the checkpoint {checkpoint} cannot be read ({reason}); remove it to resume from an earlier one"
         ) from error
     if follows:
         state.mean.restart()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from janus_comm import Accounting, Communicator, Counted, agree, launch, make_mesh
-from janus_train.checkpoint import Checkpoints, checkpoints_in, load_checkpoint
+from janus_train.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint
 from janus_train.config import Config, ModelConfig, load_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
@@ -27,7 +27,7 @@ from janus_train.metrics import MetricsLog
 from janus_train.optim import MovingMean, make_optimizer
 from janus_train.rank_log import rank_log
 from janus_train.recipes import Recipe
-from janus_train.run_directory import choose_directory, job_of, write_about
+from janus_train.run_directory import Job, choose_directory, job_of, write_about
 from janus_train.state import TrainingState
 from janus_train.stopping import Stopped, StopSignals
 from janus_train.ways import make_step
@@ -82,9 +82,9 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
             portions=step.portions,
         )  # fmt: skip
         job = job_of(os.environ)
-        directory, begun = (resumed, True) if resumed is not None else choose_directory(world, config, job)
-        if resumed is not None or (begun and checkpoints_in(directory / "checkpoints")):
-            _agreed(world, lambda: _take_up(directory, data, state, world.rank))
+        directory, checkpoint = _where(world, config, job, resumed)
+        if checkpoint is not None:
+            _agreed(world, lambda: _take_up(directory, checkpoint, data, state, world.rank))
         if world.rank == 0:
             write_about(directory, config, job, None if state.progress.step else (data, statistics))
         display = make_display(world.rank, config.run.max_steps, state.progress.step)
@@ -141,14 +141,28 @@ def _prepare(config: Config, make_recipe: RecipeMaker) -> tuple[DataSet, Statist
     return data, statistics, recipe
 
 
-def _take_up(directory: Path, data: DataSet, state: TrainingState, rank: int) -> bool:
+def _where(world: Communicator, config: Config, job: Job, resumed: Path | None) -> tuple[Path, Path | None]:
+    """The run directory, and the checkpoint to begin with; the first rank looks for all, so that all see the same."""
+    directory, begun = (resumed, True) if resumed is not None else choose_directory(world, config, job)
+    checkpoint: Path | None = None
+    error: UserError | None = None
+    if world.rank == 0 and begun:
+        try:
+            checkpoint = newest_checkpoint(directory / "checkpoints")
+        except UserError as raised:
+            error = raised if resumed is not None else None  # else it was killed before there was one
+    agree(world, error)
+    return directory, world.gather_object(checkpoint)[0]
+
+
+def _take_up(directory: Path, checkpoint: Path, data: DataSet, state: TrainingState, rank: int) -> bool:
     saved = json.loads((directory / "data.json").read_text())
     if saved["fingerprint"] != data_fingerprint(data):
         raise UserError(
             f"the data have changed since the run in {directory} began (checksums differ); give it the same files, or "
             "start a new run with 'janus-train train'"
         )
-    load_checkpoint(directory / "checkpoints", state, rank)
+    load_checkpoint(checkpoint, state, rank)
     return True
 
 
