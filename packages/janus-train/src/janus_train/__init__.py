@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from janus_train.config import Config, load_config
     from janus_train.recipes.recipe import Recipe
     from janus_train.run import resume, train
-    from janus_train.sharded import ShardedStep, Strategy
+    from janus_train.sharded import ShardedStep
     from janus_train.step import ReplicatedStep, StepResult
     from janus_train.stopping import Stopped
+    from janus_train.strategy import Strategy
 
 __all__ = [
     "Config",
@@ -39,7 +40,7 @@ _HOME = {
     "StepResult": "janus_train.step",
     "ShardedStep": "janus_train.sharded",
     "Stopped": "janus_train.stopping",
-    "Strategy": "janus_train.sharded",
+    "Strategy": "janus_train.strategy",
 }
 
 

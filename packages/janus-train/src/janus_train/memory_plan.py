@@ -19,7 +19,8 @@ from janus_train.data.unit_batch import unit_batch
 from janus_train.plan.memory import bytes_held
 from janus_train.plan.workload import workload_of_part
 from janus_train.recipes import Sharding
-from janus_train.sharded import Strategy, expert_costs
+from janus_train.sharded import expert_costs
+from janus_train.strategy import Strategy
 
 # Of a device, or of a rank's share of the host: the rest is for the program itself, and for what allocators waste.
 _USABLE = 0.8

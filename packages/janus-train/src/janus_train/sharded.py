@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,49 +21,26 @@ from janus_comm import (
     all_to_all,
     by_double_backward,
     by_tangent,
-    make_halo,
-    plan_halo,
 )
-from janus_comm import evaluate as evaluate_inputs
 from janus_comm.sharding import GatherNodes, Start, StockShards, gradient_norm, make_device_mesh
 from janus_comm.sharding.milestones import Visit, pass_milestone
-from janus_graph import Properties, no_halo, strained
-from janus_graph.geometry import volumes
 from janus_moe import MoELayer, SwiGLUExperts
 from janus_moe.cost import CostModel
-from janus_moe.expert_parallel import ShardedExperts, UnitStep, shard_experts
+from janus_moe.expert_parallel import ShardedExperts, shard_experts
 from janus_moe.planner import ExpertPlan, ExpertPlanner, slice_sizes
-from janus_train.data.batch import Batch, FrameSource, label_counts
+from janus_train.data.batch import FrameSource, label_counts
 from janus_train.data.unit_batch import UnitBatch, unit_batch
 from janus_train.evaluate import Prediction
 from janus_train.loss import OF_STRUCTURES, loss_errors, weighted_loss
 from janus_train.recipes import Sharding
 from janus_train.state import Portion
 from janus_train.step import Prepared, StepResult, passes_of, step_result, step_values, sum_gradients
+from janus_train.strategy import Strategy
+from janus_train.unit_pass import UnitPass
 
 _RATES = {"cpu": (5e10, 2e9, 1e-4), "cuda": (4e13, 2e11, 2e-5)}
 """FLOP/s, bytes/s and seconds an exchange, by kind of device: what plans of experts weigh against each other. Only
 their proportions matter, and only for speed."""
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """How a sharded step spends memory and time.
-
-    Attributes:
-        route: to the gradient of a loss of forces: by double backward, or by a tangent.
-        weights: of the backward route: whole from the forward pass until their gradient is reduced, or gathered again
-            for each pass.
-        checkpoint: compute blocks again instead of keeping what is inside them.
-        pass_edges: most edges that a rank computes at a time; None for no limit.
-        expert_costs: what plans of experts weigh against each other; None for guesses by the kind of device.
-    """
-
-    route: Literal["backward", "tangent"] = "backward"
-    weights: Literal["keep", "regather"] = "keep"
-    checkpoint: bool = False
-    pass_edges: int | None = None
-    expert_costs: CostModel | None = None
 
 
 class ShardedStep:
@@ -97,10 +73,10 @@ class ShardedStep:
         accounting: Accounting,
     ) -> None:
         self.model, self.sharding, self.mesh, self.strategy = model, sharding, mesh, strategy
-        self.weights, self._device, self._accounting = dict(loss_weights), device, accounting
+        self.weights, self.device, self._accounting = dict(loss_weights), device, accounting
         self._unit = mesh.unit_axis
         self._phase_name = ""
-        self._evaluation: _Evaluation | None = None
+        self._evaluation: UnitPass | None = None
         self._shapes = shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._layers = [module for module in model.modules() if isinstance(module, MoELayer)]
         self.experts: list[ShardedExperts] = []
@@ -121,9 +97,9 @@ class ShardedStep:
                 self._keep_collectives(block)
         start = None
         if any(parameter.is_meta for parameter in model.parameters()):
-            start = Start(self._initialize, self._device)
+            start = Start(self._initialize, self.device)
         else:
-            model.to(self._device)
+            model.to(self.device)
             self.experts = shard_experts(model, self.mesh.unit_index, self.mesh.unit)
         of_experts = [
             parameter
@@ -133,7 +109,7 @@ class ShardedStep:
         ]
         whole = [parameter for name, parameter in model.named_parameters() if self.sharding.replicated(name)]
         if strategy.route == "tangent":
-            devices = make_device_mesh(self.mesh, self._device)
+            devices = make_device_mesh(self.mesh, self.device)
             return StockShards(
                 model, blocks, devices, checkpoint=strategy.checkpoint, start=start, ignored=[*of_experts, *whole]
             )
@@ -168,7 +144,7 @@ class ShardedStep:
         for part in module.modules():
             for name, parameter in part.named_parameters(recurse=False):
                 if parameter.is_meta:  # not among those that are sharded with the block
-                    empty = torch.empty_like(parameter, device=self._device)
+                    empty = torch.empty_like(parameter, device=self.device)
                     part.register_parameter(name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
         self.sharding.initialize(module)
         self.experts += shard_experts(module, self.mesh.unit_index, self.mesh.unit, len(self.experts))
@@ -209,7 +185,7 @@ class ShardedStep:
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         for parameter in trained.values():
             parameter.grad = None
-        values = step_values(self.weights, stop, self._device)
+        values = step_values(self.weights, stop, self.device)
         for share in prepared.passes:
             assert isinstance(share, UnitBatch)
             values[:-1] += self._pass(share, prepared.counts)
@@ -229,7 +205,7 @@ class ShardedStep:
         return step_result(values, torch.stack(norms).norm(), prepared.counts, self.weights)
 
     def _pass(self, share: UnitBatch, counts: Mapping[str, int]) -> Tensor:
-        evaluation = self._evaluation = _Evaluation(self, share)
+        evaluation = self._evaluation = UnitPass(self, share)
         batch = evaluation.batch
         seen: list[Tensor] = []
 
@@ -245,13 +221,14 @@ class ShardedStep:
             return weighted_loss(sums, counts, self.weights)
 
         route = by_tangent if self.strategy.route == "tangent" else by_double_backward
-        route(evaluation.potential, evaluation.inputs, loss, self._phase)
+        route(evaluation.potential, evaluation.inputs, loss, self.phase)
         evaluation.experts.return_gradients(self.experts)
         self._evaluation = None
         return seen[0]
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
+        """A phase of a step or of an evaluation, for accounting and for whoever shards the weights."""
         self._phase_name = name
         with self._accounting.phase(name), self._shards.phase(name):
             yield
@@ -302,7 +279,7 @@ class ShardedStep:
         mine = source.shares(range(len(source.frames)), self.mesh.replica)[self.mesh.replica_index]
         for some in passes_of(mine, source.edges[mine].tolist(), budget):
             share = unit_batch(source, some, self.mesh.unit_index, self.mesh.unit)
-            self._evaluation = _Evaluation(self, share)
+            self._evaluation = UnitPass(self, share)
             found = self._evaluation.predict(source, some, properties)
             if self.mesh.unit_index == 0:
                 yield from zip(some, found, strict=True)
@@ -371,145 +348,3 @@ def _own(tensor: Tensor) -> Tensor:
     detached = tensor.detach()
     local: Tensor = detached.to_local() if hasattr(detached, "to_local") else detached
     return local
-
-
-class _Evaluation:
-    """One batch on one rank: what its halo, its experts and its blocks need of other ranks, in one order.
-
-    Args:
-        step: of which this is a pass.
-        share: this rank's part of the batch.
-    """
-
-    def __init__(self, step: ShardedStep, share: UnitBatch) -> None:
-        self.step, self.share = step, share
-        device = step._device
-        self.batch: Batch = share.batch.to(device)
-        self.counted = share.counted.to(device)
-        self.kept: dict[nn.Module, KeptResults] = {}
-        self._chain: Chain | None = None
-        graph, part = self.batch.graph, share.part
-        # Weights are restored once, also where a block is computed again: not among what its collectives gave.
-        self.experts = UnitStep(
-            step.plan(share), step.mesh.unit_index, step.exchange("rows", lambda: self._chain), device,
-            step.exchange("experts", lambda: None),
-        )  # fmt: skip
-        if share.cut:
-            plan = plan_halo(graph.atoms, part.send_rows, part.receive_counts).to(device)
-            self._halo = make_halo(plan, step.exchange("halo", lambda: self._chain))
-        else:
-            self._halo = no_halo
-        own = np.flatnonzero(share.shared.numpy() >= 0)
-        self._shared_rows = torch.from_numpy(own).to(device)
-        self._table_rows = share.shared[torch.from_numpy(own)].to(device)
-        self._inputs = ["positions"] + (["strain"] if "stress" in step.weights else [])
-
-    @property
-    def inputs(self) -> list[Tensor]:
-        """What energies are differentiated with respect to: positions, and strains where there is a stress to learn."""
-        graph = self.batch.graph
-        return [graph.positions] + ([torch.zeros_like(graph.cells)] if "strain" in self._inputs else [])
-
-    @property
-    def chain(self) -> Chain:
-        """The order of the collectives that are called now."""
-        assert self._chain is not None
-        return self._chain
-
-    @contextmanager
-    def on_chain(self, chain: Chain) -> Iterator[Chain]:
-        """Collectives that are called inside are links of this chain."""
-        self._chain, before = chain, self._chain
-        try:
-            yield chain
-        finally:
-            self._chain = before
-
-    def potential(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """This rank's parts of the energies of its structures, and the moments of its atoms where they are learnt."""
-        chain = self._chain = Chain(*inputs)
-        graph = self.batch.graph.replace(positions=inputs[0])
-        if len(inputs) > 1:
-            graph = strained(graph, inputs[1])
-        asked = ("energy", "magmoms") if "magmoms" in self.step.weights else ("energy",)
-
-        def run_block(block: nn.Module, *features: Any) -> Any:
-            return self.step.run_block(chain, block, *features)
-
-        found = self.step.model(graph, asked, self._halo, run_block, self.experts.group_rows)
-        energy = chain.join(found.energy)
-        return (energy,) if found.magmoms is None else (energy, found.magmoms)
-
-    def properties(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Properties:
-        """What the whole unit says of the structures, as a function of what this rank has a part in.
-
-        Of a structure that is cut, values are those of all ranks together, and derivatives those in this rank's part:
-        summed over ranks they are the derivative of the whole.
-        """
-        energy, forces = outputs[0], -gradients[0]
-        virial = gradients[1] if len(gradients) > 1 else None
-        if self.share.cut:
-            columns = [energy[:, None]] + ([] if virial is None else [virial.flatten(1)])
-            own = torch.cat(columns, dim=1).detach()
-            table = own.new_zeros(self.share.cut, own.shape[1])
-            table.index_add_(0, self._table_rows, own.index_select(0, self._shared_rows))
-            table = self.step.sum_in_unit(table)
-            others = torch.zeros_like(own)
-            others[self._shared_rows] = table.index_select(0, self._table_rows) - own[self._shared_rows]
-            energy = energy + others[:, 0]
-            virial = None if virial is None else virial + others[:, 1:].view_as(virial)
-        stress = None
-        if virial is not None:
-            volume = volumes(self.batch.graph)
-            # Where there is no volume the derivative is dropped, not divided: 0 / 0 would poison a masked loss.
-            stress = virial * torch.where(volume > 0, 1 / volume.clamp(min=1e-300), 0.0)[:, None, None]
-        return Properties(energy, forces, stress, outputs[1] if len(outputs) > 1 else None)
-
-    def predict(self, source: FrameSource, places: Sequence[int], properties: Collection[str]) -> list[Prediction]:
-        """Predictions for all frames of the unit's batch, the same on all its ranks."""
-        graph, held = self.batch.graph, torch.tensor(self.share.places)
-        outputs, gradients = evaluate_inputs(self.potential, self.inputs, self.step._phase)
-        sizes = source.atoms[list(places)]
-        first = np.cumsum(sizes) - sizes
-        own_sizes = sizes[list(self.share.places)]
-        offsets = first[list(self.share.places)] - (np.cumsum(own_sizes) - own_sizes)
-        rows = graph.input_index.cpu() + torch.from_numpy(offsets)[graph.structure_index.cpu()]
-        columns = 3 + (len(outputs) > 1)
-        per_structure = torch.zeros(len(places), 1 + 9, dtype=torch.float64)
-        per_atom = torch.zeros(int(sizes.sum()), columns, dtype=torch.float64)
-        per_structure[held, 0] = outputs[0].double().cpu()
-        if len(gradients) > 1:
-            per_structure[held, 1:] = gradients[1].double().cpu().flatten(1)
-        per_atom[rows, :3] = -gradients[0].double().cpu()
-        if len(outputs) > 1:
-            per_atom[rows, 3] = outputs[1].double().cpu()
-        flat = torch.cat([per_structure.flatten(), per_atom.flatten()]).to(self.step._device)
-        flat = self.step.sum_in_unit(flat).cpu()
-        per_structure = flat[: per_structure.numel()].view_as(per_structure)
-        per_atom = flat[per_structure.numel() :].view_as(per_atom)
-        return _predictions(source, places, per_structure.numpy(), per_atom.numpy(), properties)
-
-
-def _predictions(
-    source: FrameSource,
-    places: Sequence[int],
-    per_structure: np.ndarray,
-    per_atom: np.ndarray,
-    properties: Collection[str],
-) -> list[Prediction]:
-    found = []
-    rows = np.split(per_atom, np.cumsum(source.atoms[list(places)])[:-1])
-    for place, values, atoms in zip(places, per_structure, rows, strict=True):
-        structure = source.frames[place].structure
-        stress = None
-        if "stress" in properties and structure.has_volume:
-            stress = values[1:].reshape(3, 3) / abs(np.linalg.det(structure.cell))
-        found.append(
-            Prediction(
-                float(values[0]),
-                atoms[:, :3] if "forces" in properties else None,
-                stress,
-                atoms[:, 3] if "magmoms" in properties else None,
-            )
-        )
-    return found
