@@ -151,6 +151,27 @@ def test_processes_give_the_numbers_of_one(mesh, strategy, batch):
     check(run_rank_processes, mesh, {**BACKWARD, **TANGENT}[strategy], batch)
 
 
+@pytest.mark.parametrize("strategy", ["keep", "regather, computed again, rows move"])
+@pytest.mark.filterwarnings("ignore::janus_train.data.unit_batch.SmallParts")
+def test_single_precision_is_as_exact_as_it_can_be(strategy):
+    single = copy.deepcopy(MODEL).float()
+    source = source_of("large and small")
+    step = ReplicatedStep(copy.deepcopy(single), WEIGHTS, SingleRank())
+    one = step.gradients(step.prepare(source, range(len(source.frames))))
+
+    def on(world):
+        model = copy.deepcopy(single)
+        shared = ShardedStep(
+            model, matris_sharding(model, STATISTICS, 0), make_mesh(world, 1, 3), WEIGHTS, BACKWARD[strategy],
+            torch.device("cpu"), Accounting(),
+        )  # fmt: skip
+        return shared.gradients(shared.prepare(source, range(len(source.frames))))
+
+    for found in run_rank_threads(3, on):
+        assert found.loss == pytest.approx(one.loss, rel=1e-5)
+        assert found.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+
+
 def test_a_model_made_block_by_block_has_the_weights_of_one_process():
     whole = MatRISMoE(MODEL.config, 3).double()
 

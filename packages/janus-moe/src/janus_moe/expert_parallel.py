@@ -17,6 +17,7 @@ from janus_moe.groups import ElementGroups, group_rows
 from janus_moe.planner import ExpertPlan, slice_sizes
 from janus_moe.products import GroupedProduct
 from janus_moe.routing import Router
+from janus_moe.weights import untouched_zeros
 
 
 class Exchange(Protocol):
@@ -198,7 +199,11 @@ class ShardedExperts(nn.Module):
             (self.down, parts[:, :, 2]),
         ):
             if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+                on_host = parameter.device.type == "cpu"
+                # Most experts are nobody's: their gradients are pages that nobody writes to.
+                parameter.grad = (
+                    untouched_zeros(parameter.shape, parameter.dtype) if on_host else torch.zeros_like(parameter)
+                )
             for places, experts in plan.shared:
                 parameter.grad.index_add_(0, experts, gradient.index_select(0, places))
 

@@ -102,7 +102,7 @@ def _scattered(gradient: Tensor, selected: Tensor, experts: int, scales: Tensor 
     if gradient.device.type != "cpu" or torch.is_grad_enabled() or not torch._C._has_storage(gradient):
         scaled = gradient if scales is None else gradient * _column(scales, gradient)
         return gradient.new_zeros(shape).index_add_(0, selected, scaled)
-    total = _untouched_zeros(shape, gradient.dtype)
+    total = untouched_zeros(shape, gradient.dtype)
     # One pass over each gradient. `index_add_` takes several times as long for matrices, and a product with scales
     # would fill memory as large as all of them.
     alphas = [1.0] * len(selected) if scales is None else scales.tolist()
@@ -111,7 +111,7 @@ def _scattered(gradient: Tensor, selected: Tensor, experts: int, scales: Tensor 
     return total
 
 
-def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros in memory that the system has yet to hand out; it does so page by page, when something is written there.
 
     Small pages, which `numpy.zeros` would not ask for: experts are scattered over the store, and on a virtual machine
