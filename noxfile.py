@@ -11,8 +11,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "test", "integration", "docs"]
 
 PACKAGES = ("janus-comm", "janus-moe", "janus-graph", "matris-model", "janus-train")
-ON_TWO_PROCESSES = ("janus-graph", "janus-moe", "matris-model")
-"""Packages with many tests that start no processes of their own: two at a time, with one thread each."""
+ON_TWO_PROCESSES = ("janus-graph", "janus-moe", "matris-model", "janus-train")
+"""Packages with many tests that do not mind neighbours: two at a time, with one thread each."""
 ALL_EDITABLE = tuple(part for name in PACKAGES for part in ("-e", f"packages/{name}"))
 
 
