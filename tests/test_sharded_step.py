@@ -1,6 +1,8 @@
 """Data, graph, experts and parameters sharded at once: the loss, the gradient and the predictions of one process."""
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_comm import Accounting, Counted, SingleRank, make_mesh
+from janus_comm import Accounting, Chain, Counted, SingleRank, make_mesh
 from janus_comm.testing import run_rank_processes, run_rank_threads
 from janus_graph import Structure
 from janus_moe.cost import CostModel
@@ -193,3 +195,28 @@ def test_a_model_made_block_by_block_has_the_weights_of_one_process():
     assert list(made) == list(whole.state_dict())
     for name, tensor in whole.state_dict().items():
         assert torch.equal(made[name], tensor), name
+
+
+@pytest.mark.parametrize("strategy", ["keep", "keep, computed again"])
+def test_a_step_leaves_nothing_behind(strategy, monkeypatch):
+    made = []
+
+    class Watched(Chain):
+        def __init__(self, *inputs, **named):
+            super().__init__(*inputs, **named)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("janus_train.unit_pass.Chain", Watched)
+    monkeypatch.setattr("janus_train.sharded.Chain", Watched)
+    model, source = copy.deepcopy(MODEL), source_of("large and small")
+    step = ShardedStep(
+        model, matris_sharding(model, STATISTICS, 0), make_mesh(SingleRank(), 1, 1), WEIGHTS, BACKWARD[strategy],
+        torch.device("cpu"), Accounting(),
+    )  # fmt: skip
+    gc.disable()  # what is in no cycle goes by itself, and with a chain its graph and all that this has kept
+    try:
+        step.gradients(step.prepare(source, range(len(source.frames))))
+        assert made
+        assert all(chain() is None for chain in made)
+    finally:
+        gc.enable()

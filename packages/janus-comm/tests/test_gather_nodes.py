@@ -1,8 +1,10 @@
 """Parameters sharded by gather nodes: one process's numbers, and the memory and bytes that are promised."""
 
 import copy
+import gc
 import itertools
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -402,3 +404,16 @@ def test_ranks_that_disagree_end_with_an_error():
 
     with pytest.raises(RankFailed):
         run_rank_threads(2, on_rank, timeout=5.0)
+
+
+def test_nobody_holds_the_whole_parameters_once_they_are_sharded():
+    def on_rank(world):
+        model = potential(4, (None,) * 3)
+        whole = [weakref.ref(parameter) for parameter in model.parameters()]
+        nodes = GatherNodes(model, model.blocks, make_mesh(world, 1, 2))
+        gc.collect()
+        return nodes.ranks.size, [parameter() is None for parameter in whole]
+
+    for size, gone in run_rank_threads(2, on_rank):
+        assert size == 2
+        assert all(gone)

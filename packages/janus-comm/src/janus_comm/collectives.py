@@ -56,7 +56,8 @@ class _Collective(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _LinearMap], output: tuple[Tensor, Tensor]) -> None:
-        ctx.linear = inputs[2]
+        # Not the chain: it holds on to the graph by its token, and the graph would hold on to it.
+        ctx.linear = replace(inputs[2], chain=None)
         ctx.save_for_backward(output[1])
 
     @staticmethod

@@ -223,6 +223,7 @@ class ShardedStep:
         route = by_tangent if self.strategy.route == "tangent" else by_double_backward
         route(evaluation.potential, evaluation.inputs, loss, self.phase)
         evaluation.experts.return_gradients(self.experts)
+        evaluation.end()
         self._evaluation = None
         return seen[0]
 
@@ -281,6 +282,7 @@ class ShardedStep:
             share = unit_batch(source, some, self.mesh.unit_index, self.mesh.unit)
             self._evaluation = UnitPass(self, share)
             found = self._evaluation.predict(source, some, properties)
+            self._evaluation.end()
             if self.mesh.unit_index == 0:
                 yield from zip(some, found, strict=True)
 

@@ -60,6 +60,11 @@ class UnitPass:
         graph = self.batch.graph
         return [graph.positions] + ([torch.zeros_like(graph.cells)] if "strain" in self._inputs else [])
 
+    def end(self) -> None:
+        """Lets go of the graph, which would stay until Python looks for cycles."""
+        self._chain = None
+        self.kept.clear()
+
     @property
     def chain(self) -> Chain:
         """The order of the collectives that are called now."""
@@ -82,13 +87,12 @@ class UnitPass:
         if len(inputs) > 1:
             graph = strained(graph, inputs[1])
         asked = ("energy", "magmoms") if "magmoms" in self.step.weights else ("energy",)
-
-        def run_block(block: nn.Module, *features: Any) -> Any:
-            return self.step.run_block(chain, block, *features)
-
-        found = self.step.model(graph, asked, self._halo, run_block, self.experts.group_rows)
+        found = self.step.model(graph, asked, self._halo, self._run_block, self.experts.group_rows)
         energy = chain.join(found.energy)
         return (energy,) if found.magmoms is None else (energy, found.magmoms)
+
+    def _run_block(self, block: nn.Module, *features: Any) -> Any:
+        return self.step.run_block(self.chain, block, *features)
 
     def properties(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Properties:
         """What the whole unit says of the structures, as a function of what this rank has a part in.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -119,6 +119,8 @@ class Bucket:
             rows = own_rows(place.parameter.detach(), slot, ranks.rank).clone()
             self._rows.append(rows)
             self.shards.append(nn.Parameter(presented(rows, slot), requires_grad=place.parameter.requires_grad))
+        # The whole parameters go here, unless somebody else holds them.
+        self.places = [replace(place, parameter=shard) for place, shard in zip(self.places, self.shards, strict=True)]
         self.put(self.shards)
         self._memory = memory
         self._gathering: Callable[[], Tensor] | None = None
