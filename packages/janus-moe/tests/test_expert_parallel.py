@@ -242,7 +242,7 @@ def test_gradients_of_steps_add_up_and_each_goes_home_once():
 def test_a_layer_that_runs_twice_in_a_step_restores_once():
     layer, experts, make_step = one_rank()
     step, calls = make_step(), []
-    step.exchange = lambda given, *_: calls.append(len(given)) or given
+    step.weights_exchange = lambda given, *_: calls.append(len(given)) or given
     rows = torch.randn(3, 4)
     groups = step.group_rows([8], [3])
     (layer(rows, groups).square().sum() + layer(2 * rows, groups).square().sum()).backward()

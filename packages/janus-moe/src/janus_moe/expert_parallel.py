@@ -56,7 +56,7 @@ class UnitStep:
         device: torch.device | str = "cpu",
         weights_exchange: Exchange | None = None,
     ) -> None:
-        self.exchange, self._weights_exchange = exchange, weights_exchange or exchange
+        self.exchange, self.weights_exchange = exchange, weights_exchange or exchange
         self.dispatches = dispatch_layers(plan, rank, device)
         self._restored: dict[int, Tensor] = {}
 
@@ -79,9 +79,7 @@ class UnitStep:
         if experts.layer not in self._restored:
             part = self.dispatches[experts.layer]
             with torch.no_grad():
-                self._restored[experts.layer] = self._weights_exchange(
-                    experts.units_of(part.slices), *part.slice_counts
-                )
+                self._restored[experts.layer] = self.weights_exchange(experts.units_of(part.slices), *part.slice_counts)
         units = self._restored[experts.layer]
         if torch.is_grad_enabled() and experts.down.requires_grad:
             units.requires_grad_()
@@ -104,7 +102,7 @@ class UnitStep:
                 continue
             units, part = self._restored.pop(experts.layer), self.dispatches[experts.layer]
             gradient = torch.zeros_like(units) if units.grad is None else units.grad
-            back = self._weights_exchange(gradient, *reversed(part.slice_counts))
+            back = self.weights_exchange(gradient, *reversed(part.slice_counts))
             experts.add_gradient(back, part)
 
 
