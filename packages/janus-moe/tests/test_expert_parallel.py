@@ -92,7 +92,7 @@ def sharded(case, plan):
     values, inner = results(leaves, out)
 
     def home(rank, exchange):
-        steps[rank].exchange = exchange
+        steps[rank].weights_exchange = exchange
         steps[rank].return_gradients([layers[rank].experts])
 
     simulate_ranks(plan.ranks, home)
