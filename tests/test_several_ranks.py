@@ -43,7 +43,8 @@ def test_losses_and_gradient_norms_do_not_depend_on_the_mesh(
         assert several["loss"] == pytest.approx(one["loss"], rel=1e-10)
         assert several["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-10)
         assert several["bytes_sent"]["sum"] > 0
-        assert ("halo" in several["bytes_sent"]) == ("mesh.replica=2" not in mesh)
+    # Some steps have only structures that stay whole.
+    assert ("halo" in found[-1]["bytes_sent"]) == ("mesh.replica=2" not in mesh)
     (one_val,), (several_val,) = metrics(one_process, "val"), metrics(directory, "val")
     assert several_val["loss"] == pytest.approx(one_val["loss"], rel=1e-10)
     assert finished.stdout.count("validation errors") == 1  # one rank talks
