@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.lj import LennardJones as Reference
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -18,9 +14,6 @@ from ase.io import write
 
 from janus_graph.lennard_jones import LennardJones
 from janus_train import Recipe
-
-ENDS_WITHIN = 60.0
-"""Seconds from the end of one rank to that of all others."""
 
 
 def write_clusters(path: Path, count: int = 12) -> None:
@@ -62,39 +55,3 @@ def save(model: Any, directory: Path, about: Any) -> None:
 def load(directory: Path) -> LennardJones:
     epsilon, sigma = map(float, (directory / "argon.txt").read_text().split())
     return LennardJones(epsilon, sigma, cutoff=9.0)
-
-
-def on_launched_ranks(
-    size: int, function: Callable[[int], Any], environment: Mapping[str, str] | None = None
-) -> list[str | None]:
-    """What becomes of the function on each rank: "done", or the error's type and message; None where it was killed."""
-    context = multiprocessing.get_context("fork")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-
-    def main(rank: int, answer: Any) -> None:
-        torch.set_num_threads(1)
-        os.environ.update(
-            environment or {}, WORLD_SIZE=str(size), RANK=str(rank), LOCAL_RANK=str(rank),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-        )  # fmt: skip
-        try:
-            function(rank)
-            answer.send("done")
-        except Exception as error:  # noqa: BLE001  the test looks at it
-            answer.send(f"{type(error).__name__}: {error}")
-
-    pipes = [context.Pipe(duplex=False) for _ in range(size)]
-    processes = [context.Process(target=main, args=(rank, pipes[rank][1]), daemon=True) for rank in range(size)]
-    for process in processes:
-        process.start()
-    try:
-        multiprocessing.connection.wait([process.sentinel for process in processes], 300)
-        for rank, process in enumerate(processes):
-            process.join(ENDS_WITHIN)
-            assert process.exitcode is not None, f"rank {rank} goes on"
-        return [ours.recv() if ours.poll() else None for ours, _ in pipes]
-    finally:
-        for process in processes:
-            process.kill()

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from janus_comm import SingleRank
+from janus_comm.testing import run_launched_ranks
 from janus_train import UserError, load_config, train
 from janus_train.data.batch import FrameSource
 from janus_train.data.load import load_data
@@ -28,7 +29,7 @@ from janus_train.rank_log import rank_log
 from janus_train.run import resume
 from janus_train.run_directory import Job, choose_directory, job_of, write_about
 from janus_train.stopping import StopSignals
-from lennard_jones_runs import on_launched_ranks, recipe, save, settings, write_clusters
+from lennard_jones_runs import recipe, save, settings, write_clusters
 
 KILLS = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 2
 
@@ -51,7 +52,7 @@ def undisturbed(data: Path, tmp_path_factory) -> dict[int, list]:
         if ranks == 1:
             run()
         else:
-            assert on_launched_ranks(ranks, lambda rank, run=run: run()) == ["done"] * ranks
+            assert run_launched_ranks(ranks, lambda rank, run=run: run()) == ["done"] * ranks
         logged[ranks] = lines(directory)
     return logged
 
@@ -72,11 +73,11 @@ def test_a_signal_to_one_rank_ends_all_with_a_checkpoint_of_the_step_and_nothing
 
     directory = tmp_path / "run"
     config = load_config(None, settings(data, directory, ranks))
-    asked = on_launched_ranks(ranks, lambda rank: train(config, partial(recipe, before_step=ask)))
+    asked = run_launched_ranks(ranks, lambda rank: train(config, partial(recipe, before_step=ask)))
     told = f"Stopped: asked by a signal, stopped at step 3; go on with: janus-train resume {directory}"
     assert asked == [told] * ranks
     assert sorted(path.name for path in (directory / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
-    go_on = on_launched_ranks(ranks, lambda rank: resume(directory, ["run.stop_at_step=6"], recipe))
+    go_on = run_launched_ranks(ranks, lambda rank: resume(directory, ["run.stop_at_step=6"], recipe))
     assert go_on == ["done"] * ranks
     assert lines(directory) == undisturbed[ranks]
 
@@ -139,7 +140,7 @@ def test_a_run_whose_ranks_are_killed_at_random_points_has_the_trajectory_of_one
                 killed_at(call if rank == victim else 0, lambda: train(config, recipe))
 
             job = {"TORCHELASTIC_RUN_ID": directory.name, "TORCHELASTIC_RESTART_COUNT": str(starts)}
-            outcome = on_launched_ranks(2, run, job)
+            outcome = run_launched_ranks(2, run, job)
             starts += 1
             if None in outcome:
                 killed += 1
