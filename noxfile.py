@@ -11,8 +11,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "test", "integration", "docs"]
 
 PACKAGES = ("janus-comm", "janus-moe", "janus-graph", "matris-model", "janus-train")
-ON_TWO_PROCESSES = ("janus-graph", "janus-moe", "matris-model", "janus-train")
-"""Packages with many tests that do not mind neighbours: two at a time, with one thread each."""
+TWO_AT_A_TIME = ("-n", "2")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 ALL_EDITABLE = tuple(part for name in PACKAGES for part in ("-e", f"packages/{name}"))
 
 
@@ -50,11 +50,8 @@ def test(session: nox.Session, package: str) -> None:
     """The tests of one package, with nothing installed but what that package declares."""
     group = f"packages/{package}/pyproject.toml:test"
     _install(session, "--exact", "-e", f"packages/{package}", "--group", group)
-    workers, environment = (), _environment()
-    if package in ON_TWO_PROCESSES:
-        workers, environment = ("-n", "2"), environment | {"OMP_NUM_THREADS": "1"}
     with session.chdir(f"packages/{package}"):
-        session.run("pytest", *workers, *session.posargs, env=environment)
+        session.run("pytest", *TWO_AT_A_TIME, *session.posargs, env=_environment() | ONE_THREAD)
 
 
 @nox.session
@@ -62,14 +59,14 @@ def integration(session: nox.Session) -> None:
     """What needs several packages together: whole runs, several ranks, the command line."""
     _install(session, *ALL_EDITABLE, "--group", "test")
     # Runs start processes, and wait for them to import torch more than they compute: two at a time take two thirds.
-    session.run("pytest", "tests", "-n", "2", *session.posargs, env=_environment() | {"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "tests", *TWO_AT_A_TIME, *session.posargs, env=_environment() | ONE_THREAD)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Every Python block of the documentation runs, every link between its pages leads somewhere."""
     _install(session, *ALL_EDITABLE, "--group", "test")
-    session.run("pytest", "docs", env=_environment())
+    session.run("pytest", "docs", *TWO_AT_A_TIME, env=_environment() | ONE_THREAD)
 
 
 @nox.session
