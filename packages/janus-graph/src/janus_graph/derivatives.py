@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from janus_graph.geometry import strained, volumes
+from janus_graph.geometry import strained, stress_of
 from janus_graph.graph import AtomGraph
 
 PROPERTIES = ("energy", "forces", "stress", "magmoms")
@@ -81,9 +81,7 @@ def conservative_properties(energy: EnergyFunction, graph: AtomGraph, properties
         forces: Tensor | None = -next(gradients) if want_forces else None
         stress: Tensor | None = next(gradients) if want_stress else None
         if stress is not None:
-            volume = volumes(graph)
-            # Where there is no volume the derivative is dropped, not divided: 0 / 0 would poison a masked loss.
-            stress = stress * torch.where(volume > 0, 1 / volume.clamp(min=1e-300), 0.0)[:, None, None]
+            stress = stress_of(graph, stress)
     if "magmoms" in properties and magmoms is None:
         raise ValueError("this potential has no magnetic moments; leave 'magmoms' out of the properties")
     if "magmoms" not in properties:

@@ -36,6 +36,13 @@ def strained(graph: AtomGraph, strain: Float64[Tensor, "structures 3 3"]) -> Ato
     return graph.replace(positions=positions, cells=graph.cells + graph.cells @ symmetric)
 
 
+def stress_of(graph: AtomGraph, virial: Float64[Tensor, "structures 3 3"]) -> Float64[Tensor, "structures 3 3"]:
+    """The derivative of energies in strains over volumes, eV/Å³; zero for structures that have none."""
+    volume = volumes(graph)
+    # Where there is no volume the derivative is dropped, not divided: 0 / 0 would poison a masked loss.
+    return virial * torch.where(volume > 0, 1 / volume.clamp(min=1e-300), 0.0)[:, None, None]
+
+
 def volumes(graph: AtomGraph) -> Float64[Tensor, "structures"]:
     """Volume of each cell in Å³, positive for left-handed cells too; zero where a direction does not repeat."""
     return torch.linalg.det(graph.cells).abs() * graph.periodic.all(dim=1)

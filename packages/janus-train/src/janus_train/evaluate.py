@@ -12,6 +12,7 @@ import torch
 from janus_comm import Communicator
 from janus_graph import HIGHEST_ATOMIC_NUMBER, Potential
 from janus_train.data.batch import FrameSource
+from janus_train.data.batching import within_budget
 from janus_train.data.frame import Frame
 
 _COLUMNS = (
@@ -103,7 +104,7 @@ def predict(
     potential: Potential, source: FrameSource, places: Sequence[int], properties: Collection[str], budget: int
 ) -> Iterator[tuple[int, Prediction]]:
     """Predictions for the frames at these places, computed in passes of at most `budget` edges."""
-    for chunk in _chunks(places, source.edges, budget):
+    for chunk in within_budget(places, source.edges, budget):
         batch = source.batch(chunk)
         assert batch is not None
         graph = batch.graph.to(_device_of(potential))
@@ -137,19 +138,6 @@ def _device_of(potential: Potential) -> torch.device:
     parameters = getattr(potential, "parameters", None)
     first = next(parameters(), None) if parameters is not None else None
     return torch.device("cpu") if first is None else first.device
-
-
-def _chunks(places: Sequence[int], edges: np.ndarray, budget: int) -> Iterator[list[int]]:
-    chunk: list[int] = []
-    spent = 0
-    for place in places:
-        if chunk and spent + edges[place] > budget:
-            yield chunk
-            chunk, spent = [], 0
-        chunk.append(place)
-        spent += int(edges[place])
-    if chunk:
-        yield chunk
 
 
 def _errors(frame: Frame, found: Prediction) -> np.ndarray:

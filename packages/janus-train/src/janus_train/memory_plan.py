@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,7 +87,8 @@ def plan_memory(
     share = source.shares(places, mesh.replica)[mesh.replica_index]
     part = unit_batch(source, share or places[:1], mesh.unit_index, mesh.unit, idle=not share)
     shape = sharding.shape(tuple(config.loss.weights))
-    rows = np.stack([part.atom_rows if kind == "atoms" else part.edge_rows for kind in sharding.rows])
+    rows = part.rows_of_layers(sharding.rows)
+    ways = _allowed(config)
     plan = plan_experts(rows, shape.selection, sharding.experts, sharding.expert_hidden, expert_costs(sharding, device))
     workload = workload_of_part(part.part, part.cut)
     own = [
@@ -95,14 +96,14 @@ def plan_memory(
             shape, workload, plan, mesh.unit_index, route=way.route, regather=way.weights == "regather",
             checkpoint=way.checkpoint, moving_mean=config.optim.ema_decay > 0, number=number,
         )
-        for way in _allowed(config)
+        for way in ways
     ]  # fmt: skip
     available = min(mesh.world.gather_object(available_bytes(config.run.memory_gb, device, mesh.world)))
     everyone = mesh.world.gather_object(own)
     plans = []
-    for place, way in enumerate(_allowed(config)):
+    for place, way in enumerate(ways):
         most = max((ranks[place] for ranks in everyone), key=lambda kinds: sum(kinds.values()))
-        strategy = Strategy(way.route, way.weights, way.checkpoint, config.data.pass_edges)
+        strategy = replace(way, pass_edges=config.data.pass_edges)
         plans.append(MemoryPlan(strategy, sum(most.values()), available, most))
     return next((plan for plan in plans if plan.fits), min(plans, key=lambda plan: plan.needed))
 

@@ -29,12 +29,14 @@ from janus_moe.cost import CostModel
 from janus_moe.expert_parallel import ShardedExperts, shard_experts
 from janus_moe.planner import ExpertPlan, ExpertPlanner, slice_sizes
 from janus_train.data.batch import FrameSource, label_counts
+from janus_train.data.batching import within_budget
 from janus_train.data.unit_batch import UnitBatch, unit_batch
 from janus_train.evaluate import Prediction
 from janus_train.loss import OF_STRUCTURES, loss_errors, weighted_loss
+from janus_train.optim import own_part
 from janus_train.recipes import Sharding
 from janus_train.state import Portion
-from janus_train.step import Prepared, StepResult, passes_of, step_result, step_values, sum_gradients
+from janus_train.step import Prepared, StepResult, step_result, step_values, sum_gradients
 from janus_train.strategy import Strategy
 from janus_train.unit_pass import UnitPass
 
@@ -173,7 +175,7 @@ class ShardedStep:
         shares = source.shares(list(places), mesh.replica)
         budget = self.strategy.pass_edges
         total = None if budget is None else budget * mesh.unit
-        each = [passes_of(share, source.edges[share].tolist(), total) for share in shares]
+        each = [within_budget(share, source.edges, total) for share in shares]
         mine = each[mesh.replica_index]
         mine += [[]] * (max(map(len, each)) - len(mine))
         # A unit without structures takes its part in what replicas do together, with nothing to count.
@@ -258,8 +260,7 @@ class ShardedStep:
 
     def plan(self, share: UnitBatch) -> ExpertPlan:
         """Which experts are computed where for a batch."""
-        rows = np.stack([share.atom_rows if kind == "atoms" else share.edge_rows for kind in self.sharding.rows])
-        return self._planner.plan(rows, self._selected())
+        return self._planner.plan(share.rows_of_layers(self.sharding.rows), self._selected())
 
     def _selected(self) -> np.ndarray:
         """The experts of elements in all layers; routers that are frozen are asked once."""
@@ -278,7 +279,7 @@ class ShardedStep:
     ) -> Iterator[tuple[int, Prediction]]:
         """Predictions for the frames of this unit, on its first rank."""
         mine = source.shares(range(len(source.frames)), self.mesh.replica)[self.mesh.replica_index]
-        for some in passes_of(mine, source.edges[mine].tolist(), budget):
+        for some in within_budget(mine, source.edges, budget):
             share = unit_batch(source, some, self.mesh.unit_index, self.mesh.unit)
             self._evaluation = UnitPass(self, share)
             found = self._evaluation.predict(source, some, properties)
@@ -306,7 +307,7 @@ class ShardedStep:
         """The saved weights, of which every rank reads its portions."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                own, portion = _own(parameter), self.portions.get(name)
+                own, portion = own_part(parameter), self.portions.get(name)
                 if portion is None:
                     own.copy_(self.sharding.read(directory, name, (slice(None),) * own.dim()))
                     continue
@@ -325,7 +326,7 @@ class ShardedStep:
         parameter = module._parameters[attribute]
         assert parameter is not None
         shape, dim = self.portions[name].shape, self._dims[name]
-        own = _own(parameter).movedim(dim, 0).contiguous()
+        own = own_part(parameter).movedim(dim, 0).contiguous()
         rest = [size for place, size in enumerate(shape) if place != dim]
         counts = slice_sizes(shape[dim], self.mesh.unit)
         whole = self._counted(self._unit, "whole").gather_rows(own.reshape(len(own), *rest), counts)
@@ -343,10 +344,3 @@ def expert_costs(sharding: Sharding, device: torch.device) -> CostModel:
         sharding.width, sharding.expert_hidden,
         flops_per_second=flops, bytes_per_second=bandwidth, seconds_per_exchange=latency,
     )  # fmt: skip
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """This rank's rows, as an ordinary tensor that shares their memory."""
-    detached = tensor.detach()
-    local: Tensor = detached.to_local() if hasattr(detached, "to_local") else detached
-    return local

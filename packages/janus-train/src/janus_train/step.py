@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from janus_comm import Communicator
 from janus_train.data.batch import Batch, FrameSource, label_counts
+from janus_train.data.batching import within_budget
 from janus_train.data.unit_batch import UnitBatch
 from janus_train.evaluate import Prediction, predict
 from janus_train.loss import loss_sums, weighted_loss
+from janus_train.optim import own_part
 from janus_train.state import Portion
 
 
@@ -118,7 +120,7 @@ class ReplicatedStep:
     def prepare(self, source: FrameSource, places: Sequence[int]) -> Prepared:
         """This rank's share of the structures."""
         mine = source.shares(places, self.world.size)[self.world.rank]
-        passes = passes_of(mine, source.edges[mine].tolist(), self._pass_edges)
+        passes = within_budget(mine, source.edges, self._pass_edges)
         counts = label_counts([source.frames[place] for place in places])
         return Prepared(counts, [source.batch(some) for some in passes])
 
@@ -167,19 +169,6 @@ class ReplicatedStep:
         self.model.load_state_dict(self._load(directory).state_dict())
 
 
-def passes_of(places: Sequence[int], edges: Sequence[int], budget: int | None) -> list[list[int]]:
-    """The same places, in groups with at most so many edges; one that has more by itself is a group of its own."""
-    passes: list[list[int]] = []
-    spent = 0
-    for place, count in zip(places, edges, strict=True):
-        if not passes or (budget is not None and spent + count > budget):
-            passes.append([])
-            spent = 0
-        passes[-1].append(place)
-        spent += count
-    return passes
-
-
 def step_values(weights: Mapping[str, float], stop: bool, device: torch.device) -> Tensor:
     """What ranks add up in a step: the loss, its terms, and last how many were asked to stop."""
     values = torch.zeros(len(weights) + 2, dtype=torch.float64, device=device)
@@ -199,11 +188,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], grad_norm: float, largest
     """Scales all gradients down so that their norm is at most `largest`."""
     if grad_norm > largest:
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_mul_([_own(gradient) for gradient in gradients], largest / grad_norm)
-
-
-def _own(gradient: Tensor) -> Tensor:
-    return gradient.to_local() if hasattr(gradient, "to_local") else gradient
+        torch._foreach_mul_([own_part(gradient) for gradient in gradients], largest / grad_norm)
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], ranks: Communicator) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from janus_comm import Chain, KeptResults, make_halo, plan_halo
 from janus_comm import evaluate as evaluate_inputs
 from janus_graph import Properties, no_halo, strained
-from janus_graph.geometry import volumes
+from janus_graph.geometry import stress_of
 from janus_moe.expert_parallel import UnitStep
 from janus_train.data.batch import Batch, FrameSource
 from janus_train.data.unit_batch import UnitBatch
@@ -52,13 +52,12 @@ class UnitPass:
         own = np.flatnonzero(share.shared.numpy() >= 0)
         self._shared_rows = torch.from_numpy(own).to(device)
         self._table_rows = share.shared[torch.from_numpy(own)].to(device)
-        self._inputs = ["positions"] + (["strain"] if "stress" in step.weights else [])
 
     @property
     def inputs(self) -> list[Tensor]:
         """What energies are differentiated with respect to: positions, and strains where there is a stress to learn."""
         graph = self.batch.graph
-        return [graph.positions] + ([torch.zeros_like(graph.cells)] if "strain" in self._inputs else [])
+        return [graph.positions] + ([torch.zeros_like(graph.cells)] if "stress" in self.step.weights else [])
 
     def end(self) -> None:
         """Lets go of the graph, which would stay until Python looks for cycles."""
@@ -112,11 +111,7 @@ class UnitPass:
             others[self._shared_rows] = table.index_select(0, self._table_rows) - own[self._shared_rows]
             energy = energy + others[:, 0]
             virial = None if virial is None else virial + others[:, 1:].view_as(virial)
-        stress = None
-        if virial is not None:
-            volume = volumes(self.batch.graph)
-            # Where there is no volume the derivative is dropped, not divided: 0 / 0 would poison a masked loss.
-            stress = virial * torch.where(volume > 0, 1 / volume.clamp(min=1e-300), 0.0)[:, None, None]
+        stress = None if virial is None else stress_of(self.batch.graph, virial)
         return Properties(energy, forces, stress, outputs[1] if len(outputs) > 1 else None)
 
     def predict(self, source: FrameSource, places: Sequence[int], properties: Collection[str]) -> list[Prediction]:

@@ -53,6 +53,10 @@ class UnitBatch:
     atom_rows: Int64[np.ndarray, "ranks elements"]
     edge_rows: Int64[np.ndarray, "ranks elements"]
 
+    def rows_of_layers(self, kinds: Sequence[str]) -> Int64[np.ndarray, "layers ranks elements"]:
+        """What layers of experts see on each rank, for layers whose rows are "atoms" or "edges"."""
+        return np.stack([self.atom_rows if kind == "atoms" else self.edge_rows for kind in kinds])
+
 
 def unit_batch(source: FrameSource, places: Sequence[int], rank: int, ranks: int, idle: bool = False) -> UnitBatch:
     """What a rank of a unit holds of the frames at these places.
