@@ -1,0 +1,293 @@
+"""Runs that start from trained weights: nothing is changed that the user did not ask for, and what is there is told."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from safetensors.torch import load_file
+
+from conftest import TINY, metrics
+from janus_comm.testing import run_launched_ranks
+from janus_train import UserError, load_config, resume, train
+from janus_train.recipes.matris import matris_recipe
+from janus_train.recipes.matris_start import matris_start
+from matris_model import MatRISMoE, load_model
+
+SHIFT = {8: -40.0, 14: 7.0, 16: 3.0}
+# Of TINY what is not the model's shape.
+SHORT = [setting for setting in TINY if not setting.startswith("model.")] + ["run.dtype=float64", "optim.lr=1e-4"]
+
+
+def run(*settings: object) -> Path:
+    return train(load_config(None, [str(setting) for setting in settings]), matris_recipe, matris_start)
+
+
+@pytest.fixture(scope="module")
+def old(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was trained for a few steps on one level of theory."""
+    directory = tmp_path_factory.mktemp("old") / "run"
+    return run(f"data.train={data_file}", *TINY, "run.dtype=float64", "run.max_steps=4", f"run.dir={directory}")
+
+
+@pytest.fixture(scope="module")
+def shifted(data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same structures at another level of theory: energies of atoms are others, and forces a little."""
+    frames = read(data_file, ":")
+    for atoms in frames:
+        labels = dict(atoms.calc.results)
+        labels["energy"] += sum(SHIFT[z] for z in atoms.numbers.tolist())
+        labels["forces"] = 1.1 * labels["forces"]
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.info["task"] = "other"
+    path = tmp_path_factory.mktemp("shifted") / "other.extxyz"
+    write(path, frames, format="extxyz")
+    return path
+
+
+def errors_at_the_start(directory: Path) -> dict[str, dict]:
+    first = metrics(directory, "val")[0]
+    assert first["step"] == 0
+    return first["tasks"]
+
+
+def test_fine_tuning_never_changes_what_the_user_set_and_tells_the_errors_it_starts_from(
+    old: Path, data_file: Path, tmp_path: Path, command
+):
+    from janus_train.recipes.matris_inference import evaluate_files
+
+    settings = [f"start.model={old}", f"data.train={data_file}", *SHORT, "optim.lr=0.003", "optim.ema_decay=0.7",
+                "loss.energy=0.5", "optim.clip=3", "run.max_steps=2", "run.dir=run"]  # fmt: skip
+    code, out, err = command("train", *settings)
+    assert code == 0, err
+    assert "errors of the starting weights on the validation frames" in out
+    saved = load_config(tmp_path / "run" / "config.yaml")
+    assert (saved.optim.lr, saved.optim.ema_decay, saved.loss.energy, saved.optim.clip) == (0.003, 0.7, 0.5, 3.0)
+    found, expected = errors_at_the_start(tmp_path / "run"), evaluate_files(old, None, None)["tasks"]
+    for name in ("energy_mae", "forces_mae", "stress_mae"):
+        assert found["lj"][name] == pytest.approx(expected["lj"][name], rel=1e-9)
+    before, after = load_model(old), load_model(tmp_path / "run")
+    assert after.config == before.config
+    assert torch.equal(after.references, before.references)
+    assert torch.equal(after.scales, before.scales)
+    assert not torch.equal(after.energy_out.weight, before.energy_out.weight)
+
+
+def test_an_old_task_says_the_same_to_the_bit_where_all_it_uses_is_frozen_and_a_new_one_learns(
+    old: Path, shifted: Path, data_file: Path, tmp_path: Path, command
+):
+    before = load_model(old)
+    names = [name for name, _ in before.named_parameters() if name != "atom_embedding.structure.task"]
+    settings = [f"start.model={old}", f"data.train={shifted}", *SHORT, "run.max_steps=3", "run.dir=run",
+                f"start.freeze={json.dumps(names)}", "optim.weight_decay=0.5", "optim.lr=0.01"]  # fmt: skip
+    code, out, err = command("train", *settings)
+    assert code == 0, err
+    assert "new task other: begins as lj" in out
+    after = load_model(tmp_path / "run")
+    assert after.config.tasks == ("lj", "other")
+    task = after.atom_embedding.structure.task
+    assert torch.equal(task[0], before.atom_embedding.structure.task[0])
+    assert not torch.equal(task[1], task[0])
+    for model, place in ((old, "old.extxyz"), (tmp_path / "run", "new.extxyz")):
+        assert command("predict", model, data_file, "--output", place)[0] == 0
+    for one, other in zip(read(tmp_path / "old.extxyz", ":"), read(tmp_path / "new.extxyz", ":"), strict=True):
+        assert one.get_potential_energy() == other.get_potential_energy()
+        assert np.array_equal(one.get_forces(), other.get_forces())
+    content = (tmp_path / "run" / "checkpoints" / "step-000003" / ".metadata").read_bytes()
+    assert b"optimizer.atom_embedding.structure.task.exp_avg" in content
+    assert content.count(b"exp_avg_sq") == 1
+
+
+def test_references_of_a_new_task_are_those_that_the_starting_weights_leave_least_of(
+    old: Path, shifted: Path, tmp_path: Path
+):
+    directory = run(
+        f"start.model={old}", f"data.train={shifted}", *SHORT, "run.max_steps=1", f"run.dir={tmp_path / 'r'}"
+    )
+    data = json.loads((directory / "data.json").read_text())
+    # The shift of the level of theory, and what a young model is wrong by on average.
+    for z in (8, 14):
+        assert data["references"]["other"][str(z)] - data["references"]["lj"][str(z)] == pytest.approx(
+            SHIFT[z], abs=1.0
+        )
+    source = data["reference_fits"]["other"]["source"]
+    assert source.endswith("moved by least squares on what the starting weights leave")
+    # As good as the old model was on its own task: energies are other ones by what the references took up.
+    assert (
+        errors_at_the_start(directory)["other"]["energy_mae"]
+        < 1.2 * metrics(old, "val")[-1]["tasks"]["lj"]["energy_mae"]
+    )
+    model = load_model(directory)
+    assert model.references[1, 8].item() == data["references"]["other"]["8"]
+    assert model.scales[1].item() == model.scales[0].item() == data["scales"]["other"]
+
+
+def test_a_known_task_at_another_level_of_theory_shows_in_the_first_errors(
+    old: Path, shifted: Path, tmp_path: Path, command
+):
+    (tmp_path / "same.extxyz").write_text(shifted.read_text().replace("task=other", "task=lj"))
+    settings = [f"start.model={old}", "data.train=same.extxyz", *SHORT, "run.max_steps=1"]
+    code, out, err = command("train", *settings, "run.dir=run")
+    assert code == 0, err
+    assert errors_at_the_start(tmp_path / "run")["lj"]["energy_mae"] > 5
+    assert "references.tasks.lj.energies=fit" in out
+    code, out, err = command("train", *settings, "run.dir=fitted", "references.tasks.lj.energies=fit")
+    assert code == 0, err
+    assert errors_at_the_start(tmp_path / "fitted")["lj"]["energy_mae"] < 1
+
+
+def test_old_data_replayed_as_one_more_source_keep_their_task_and_new_elements_begin_as_neighbours(
+    old: Path, data_file: Path, shifted: Path, tmp_path: Path, command
+):
+    frames = read(shifted, ":")
+    for atoms in frames[1:12]:
+        results = dict(atoms.calc.results)
+        results["energy"] += sum(SHIFT[16] - SHIFT[8] for z in atoms.numbers if z == 8)
+        atoms.numbers[atoms.numbers == 8] = 16
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    write(tmp_path / "sulphur.extxyz", frames, format="extxyz")
+    settings = [f"start.model={old}", *SHORT, "run.max_steps=2"]
+    both = json.dumps([str(data_file), "sulphur.extxyz"])
+    code, out, err = command("train", *settings, f"data.train={both}", "run.dir=run", "loss.tasks={lj: {energy: 0.5}}")
+    assert code == 0, err
+    assert "new elements begin with experts, gates and embeddings of others: S as O" in out
+    assert set(errors_at_the_start(tmp_path / "run")) == {"lj", "other"}
+    model = load_model(tmp_path / "run")
+    assert model.config.elements == (8, 14, 16)
+    assert model.references[1, 16].item() == pytest.approx(model.references[0, 8].item() + SHIFT[16], abs=2.0)
+    code, out, err = command("train", *settings, f"data.train={both}", "run.dir=said", "start.elements={S: Si}")
+    assert code == 0, err
+    assert "S as Si" in out
+
+
+def test_a_task_that_only_validates_shows_what_is_forgotten(
+    old: Path, data_file: Path, shifted: Path, tmp_path: Path, command
+):
+    both = [atoms for path in (data_file, shifted) for atoms in read(path, ":") if atoms.info["split"] == "val"]
+    write(tmp_path / "val.extxyz", both, format="extxyz")
+    settings = [f"start.model={old}", f"data.train={shifted}", "data.val=val.extxyz", *SHORT, "run.max_steps=1"]
+    code, _, err = command("train", *settings, "run.dir=run")
+    assert code == 0, err
+    for line in metrics(tmp_path / "run", "val"):
+        assert set(line["tasks"]) == {"lj", "other"}
+    code, _, err = command("train", *settings[1:], "run.dir=new", *TINY)
+    assert code == 2
+    assert "validation frames of tasks ['lj'] have no training frames" in err
+
+
+def test_a_run_that_was_started_from_a_model_is_resumed_without_it_to_the_bit(
+    old: Path, shifted: Path, tmp_path: Path, command
+):
+    moved = shutil.copytree(old, tmp_path / "old")
+    settings = [f"start.model={moved}", f"data.train={shifted}", *SHORT, "run.max_steps=4", "run.val_every=2"]
+    assert command("train", *settings, "run.dir=whole")[0] == 0
+    assert command("train", *settings, "run.dir=parts", "run.stop_at_step=2")[0] == 0
+    shutil.rmtree(moved)
+    code, _, err = command("resume", "parts")
+    assert code == 0, err
+    for kind in ("train", "val"):
+        whole, parts = metrics(tmp_path / "whole", kind), metrics(tmp_path / "parts", kind)
+        assert [(line["step"], line["loss"]) for line in whole] == [(line["step"], line["loss"]) for line in parts]
+    parts = load_file(tmp_path / "parts" / "model.safetensors")
+    for name, weight in load_file(tmp_path / "whole" / "model.safetensors").items():
+        assert torch.equal(weight, parts[name]), name
+
+
+def test_ranks_that_share_a_model_start_from_the_weights_and_references_of_one_process(
+    old: Path, shifted: Path, tmp_path: Path
+):
+    settings = [f"start.model={old}", f"data.train={shifted}", *SHORT, "run.max_steps=2", "run.timeout=60",
+                "start.freeze=[blocks.0, down]", "optim.groups=[{match: router, lr_factor: 0.5}]"]  # fmt: skip
+    alone = run(*settings, f"run.dir={tmp_path / 'alone'}")
+    shared = [*settings, f"run.dir={tmp_path / 'shared'}", "mesh.unit=2"]
+    assert run_launched_ranks(2, lambda rank: run(*shared) and None) == ["done"] * 2
+    first = load_file(alone / "model.safetensors")
+    for name, weight in load_file(tmp_path / "shared" / "model.safetensors").items():
+        torch.testing.assert_close(weight, first[name], rtol=1e-8, atol=1e-9, msg=name)
+    for kind in ("val", "train"):
+        for one, other in zip(metrics(alone, kind), metrics(tmp_path / "shared", kind), strict=True):
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-8)
+
+
+def test_official_weights_are_a_start_too(data_file: Path, shifted: Path, tmp_path: Path, command):
+    from test_compat_runs import official_file
+
+    weights = official_file(tmp_path / "weights.pth.tar")
+    settings = [f"start.model={weights}", f"data.train={shifted}", *SHORT, "run.max_steps=1", "loss.stress=0"]
+    code, out, err = command("train", *settings, "run.dir=run", "start.freeze=[interaction_block]")
+    assert code == 0, err
+    assert "a published MatRIS for the task default" in out
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert data["reference_fits"]["other"]["source"].endswith("what the starting weights leave")
+    assert errors_at_the_start(tmp_path / "run")["other"]["energy_mae"] < 5
+    for wrong, said in ((["start.task=default"], "has one task"), (["model.preset=nano"], "is a published MatRIS")):
+        code, _, err = command("train", *settings, *wrong, "run.dir=wrong")
+        assert code == 2
+        assert said in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.width=32", "model.width is 32 here, and 16 in"),
+        ("model.preset=micro", "model.blocks is 4 here (preset micro), and 2 in"),
+        ("model.preset=matris-6m", "is a MatRIS-MoE; leave model.preset out"),
+        ("model.widht=32", "unknown key 'model.widht'"),
+        ("model.router.freeze_at=1", "the experts of elements were settled when"),
+        ("start.task=none", "has no task 'none'; it has lj"),
+        ("start.freeze=[embeding]", "no parameter has 'embeding' in its name"),
+        ("start.freeze=['*']", "leave nothing to train"),
+        ("start.elements={Xy: O}", "'Xy' is not an element"),
+        ("start.elements={Si: O}", "Si is no new element of the data"),
+        ("optim.groups=[{match: rooter}]", "optim.groups: no parameter has 'rooter'"),
+        ("start.modle=x", "unknown key 'start.modle'"),
+        ("references.tasks={x: {scale: 1}}", "references.tasks: there is no task 'x'; there are lj, other"),
+        ("loss.tasks={x: {energy: 1}}", "loss.tasks: the data have no task 'x'; they have lj, other"),
+    ],
+)
+def test_what_contradicts_the_weights_or_matches_nothing_is_an_error(
+    setting: str, said: str, old: Path, shifted: Path, tmp_path: Path
+):
+    with pytest.raises(UserError) as raised:
+        run(f"start.model={old}", f"data.train={shifted}", *SHORT, setting, f"run.dir={tmp_path / 'run'}")
+    assert said in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["start.freeze=[blocks]"], "start.freeze is for runs that start from a model"),
+        (["model.preset=start"], "set start.model=PATH as well"),
+        (["start.model=nowhere"], "no model at nowhere"),
+        (["start.model=pyproject.toml"], "start.model: pyproject.toml"),
+    ],
+)
+def test_a_start_without_a_model_is_an_error(settings: list[str], said: str, data_file: Path, tmp_path: Path):
+    with pytest.raises(UserError) as raised:
+        run(*settings, f"data.train={data_file}", *SHORT, f"run.dir={tmp_path / 'run'}")
+    assert said in str(raised.value)
+
+
+def test_a_model_that_cannot_start_from_another_says_so(old: Path, data_file: Path, tmp_path: Path):
+    config = load_config(None, [f"start.model={old}", f"data.train={data_file}", f"run.dir={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match="only starts from random weights"):
+        train(config, matris_recipe)
+
+
+def test_a_model_of_several_tasks_asks_which_a_new_one_begins_as(tmp_path: Path, shifted: Path):
+    from janus_train.config import StartConfig
+    from matris_model import save_model
+
+    tiny = {"blocks": 1, "width": 8, "edge_width": 8}
+    save_model(MatRISMoE.from_preset("nano", **tiny, tasks=("a", "b"), elements=(8,)), tmp_path)
+    start = matris_start(StartConfig(model=tmp_path), shared=False)
+    with pytest.raises(UserError, match=r"set start\.task to the one of its tasks that it is to begin as \(a, b\)"):
+        start.given(("a", "b", "new"))
+    start = matris_start(StartConfig(model=tmp_path, task="b"), shared=True)
+    assert set(start.given(("a", "b", "new"))) == {"a", "b", "new"}
+    assert resume is not None
