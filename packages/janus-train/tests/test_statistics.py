@@ -10,7 +10,7 @@ from janus_train.config import ReferencesConfig, TaskReferences
 from janus_train.data.energy_rows import EnergyRows, element_counts
 from janus_train.data.frame import Frame
 from janus_train.data.reference_table import about_references, references_text
-from janus_train.data.statistics import Given, fit_statistics, require_determined
+from janus_train.data.statistics import Given, fit_statistics, require_determined, undetermined_frames
 from janus_train.failure import UserError
 
 FREE = {1: -13.6, 6: -1029.0, 8: -2041.0}
@@ -187,6 +187,9 @@ def test_one_molecule_needs_one_number_and_has_it():
     assert found.references[0, 8] == pytest.approx(found.references[0, 1])
     assert "fix 1 of 2" in found.warnings[0]
     assert "a composition other than that of all frames" in found.warnings[0]
+    assert undetermined_frames([frame([1, 1, 8], -10.0)], found, ["a"]) == ()
+    (told,) = undetermined_frames([*frames, frame([8, 8], -9.0), frame([1, 1], -1.0)], found, ["a"])
+    assert told.startswith("task a: frame of [8, 8] has a composition whose reference energy")
 
 
 def test_tasks_have_their_own_references_and_scales():
@@ -215,6 +218,7 @@ def test_what_a_task_brings_along_counts_unless_the_user_names_the_task():
     assert found.references[1, 26] == pytest.approx(-6.1)  # which the old task had not seen
     assert found.references[2, [1, 8]].tolist() == pytest.approx([-0.9, -8.1])
     assert found.scales.tolist() == [4.0, 5.0, 5.0]
+    assert fit_statistics(frames, tasks, ReferencesConfig(scale=9.0), given_ones).scales.tolist() == [4.0, 5.0, 9.0]
     table = ReferencesConfig(energies={"H": -2.0, "O": -3.0}, tasks={"unseen": TaskReferences(scale=1.5)})
     found = fit_statistics(frames, tasks, table, given_ones)
     assert found.references[1, 1] == -0.9

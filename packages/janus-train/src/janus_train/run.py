@@ -20,7 +20,7 @@ from janus_train.config import Config, load_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.load import DataSet, Known, coverage, data_fingerprint, load_data
 from janus_train.data.reference_table import references_text
-from janus_train.data.statistics import Given, Statistics, fit_statistics, require_determined
+from janus_train.data.statistics import Given, Statistics, fit_statistics, require_determined, undetermined_frames
 from janus_train.display import Display, coverage_table, errors_table, make_display
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
@@ -172,6 +172,8 @@ def _prepare(config: Config, makers: _Makers, resumed: Path | None) -> _Prepared
         raise UserError(f"references.tasks: there is no task '{unknown[0]}'; there are {', '.join(data.tasks)}")
     given = {} if start is None else start.given(data.tasks)
     statistics = fit_statistics(data.train, data.tasks, config.references, given)
+    unknown_energies = undetermined_frames(data.val, statistics, data.tasks)
+    statistics = replace(statistics, warnings=statistics.warnings + unknown_energies)
     # In the bundled data set ions are neutral together, which leaves one energy open that no structure asks for.
     if config.data.train is not None:
         require_determined(statistics, data.tasks, config.references)

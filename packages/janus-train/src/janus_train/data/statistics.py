@@ -17,6 +17,9 @@ from janus_train.data.reference_checks import suspicions
 from janus_train.data.reference_table import table_of
 from janus_train.failure import UserError
 
+# A part of a composition in a direction that nothing fixes, above which its energy is not fixed.
+_OPEN = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class ReferenceFit:
@@ -104,11 +107,7 @@ def fit_statistics(
     warnings: list[str] = []
     for index, task in enumerate(tasks):
         own, wanted, brought = seen[task], config.of(task), given.get(task)
-        said = config.names_energies_of(task) or wanted.energies not in ("auto", "fit")
-        if brought is not None and not config.names_energies_of(task) and (brought.kept or not said):
-            fixed = brought
-        else:
-            fixed = None
+        fixed = brought if brought is not None and _counts(brought, task, config) else None
         found = _references(task, own, wanted, fixed)
         fits.append(found)
         if found is not None:
@@ -118,17 +117,48 @@ def fit_statistics(
                 warnings.append(f"task {task}: {_left_open(found)}")
         elif fixed is not None:
             references[index, list(fixed.energies)] = list(fixed.energies.values())
-        own_scale = config.tasks[task].scale if task in config.tasks else None
-        scales[index] = (
-            own_scale
-            or (brought.scale if brought is not None else None)
-            or wanted.scale
-            or own.force_scale
-            or max(residuals[index], 1e-2)
+        measured = own.force_scale or max(residuals[index], 1e-2)
+        scales[index] = measured if brought is None else brought.scale
+        said = (
+            config.tasks[task].scale if task in config.tasks and brought is not None and brought.kept else wanted.scale
         )
+        scales[index] = said or scales[index]
     every = np.zeros(HIGHEST_ATOMIC_NUMBER + 1, dtype=np.int64)
     atoms = sum((own.atoms for own in seen.values()), every)
     return Statistics(references, scales, residuals, atoms, tuple(warnings), tuple(fits))
+
+
+def _counts(brought: Given, task: str, config: ReferencesConfig) -> bool:
+    """Whether the references that a task brings along are to be used."""
+    if config.names_energies_of(task):
+        return False
+    return brought.kept or config.energies in ("auto", "fit")
+
+
+def undetermined_frames(frames: Iterable[Frame], statistics: Statistics, tasks: Sequence[str]) -> tuple[str, ...]:
+    """For each task with a frame among these whose composition the references say nothing of, a warning with its origin.
+
+    Args:
+        frames: to validate on.
+        statistics: of the frames to train on.
+        tasks: names, in the order of their indices.
+    """
+    open_ones = {
+        task: found.fit.directions
+        for task, found in zip(tasks, statistics.fits, strict=True)
+        if found is not None and found.fit.open
+    }
+    warnings: dict[str, str] = {}
+    for frame in frames if open_ones else ():
+        if frame.task not in open_ones or frame.task in warnings:
+            continue
+        counts = element_counts(frame.structure.atomic_numbers)
+        if np.abs(open_ones[frame.task] @ (counts / counts.sum())).max() > _OPEN:
+            warnings[frame.task] = (
+                f"task {frame.task}: {frame.origin} has a composition whose reference energy no training frame fixes; "
+                "its energy error means nothing"
+            )
+    return tuple(warnings.values())
 
 
 def require_determined(statistics: Statistics, tasks: Sequence[str], config: ReferencesConfig) -> None:
