@@ -135,8 +135,17 @@ def _counts(brought: Given, task: str, config: ReferencesConfig) -> bool:
     return brought.kept or config.energies in ("auto", "fit")
 
 
+def _scale(task: str, seen: _TaskSeen, residual: float, brought: Given | None, config: ReferencesConfig) -> float:
+    """The user's word for this task first, then what is the task's own, the user's word for all, a guess, the data."""
+    if task in config.tasks and config.tasks[task].scale is not None:
+        return config.tasks[task].scale
+    if brought is not None and (brought.kept or config.scale is None):
+        return brought.scale
+    return config.scale or seen.force_scale or max(residual, 1e-2)
+
+
 def undetermined_frames(frames: Iterable[Frame], statistics: Statistics, tasks: Sequence[str]) -> tuple[str, ...]:
-    """For each task with a frame among these whose composition the references say nothing of, a warning with its origin.
+    """For each task with a frame among these whose reference energy nothing fixes, a warning that names the frame.
 
     Args:
         frames: to validate on.
