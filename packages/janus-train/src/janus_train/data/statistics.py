@@ -117,12 +117,7 @@ def fit_statistics(
                 warnings.append(f"task {task}: {_left_open(found)}")
         elif fixed is not None:
             references[index, list(fixed.energies)] = list(fixed.energies.values())
-        measured = own.force_scale or max(residuals[index], 1e-2)
-        scales[index] = measured if brought is None else brought.scale
-        said = (
-            config.tasks[task].scale if task in config.tasks and brought is not None and brought.kept else wanted.scale
-        )
-        scales[index] = said or scales[index]
+        scales[index] = _scale(task, own, residuals[index], brought, config)
     every = np.zeros(HIGHEST_ATOMIC_NUMBER + 1, dtype=np.int64)
     atoms = sum((own.atoms for own in seen.values()), every)
     return Statistics(references, scales, residuals, atoms, tuple(warnings), tuple(fits))
