@@ -30,7 +30,9 @@ def table_of(energies: Mapping[str, float] | Path) -> dict[int, float]:
     try:
         content = yaml.safe_load(energies.read_text())
     except OSError as error:
-        raise UserError(f"references.energies: cannot read {energies} ({error.strerror}); give a file") from error
+        raise UserError(
+            f"references.energies: cannot read {energies} ({error.strerror}); give a table, a file with one, atoms or fit"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"references.energies: {energies} is neither YAML nor JSON: {error}") from error
     if not isinstance(content, dict):
