@@ -270,8 +270,8 @@ def test_what_contradicts_the_weights_or_matches_nothing_is_an_error(
     ],
 )
 def test_a_start_without_a_model_is_an_error(settings: list[str], said: str, data_file: Path, tmp_path: Path):
+    settings = [setting.replace("{data}", str(data_file)) for setting in settings]
     with pytest.raises(UserError) as raised:
-        settings = [setting.replace("{data}", str(data_file)) for setting in settings]
         run(*settings, f"data.train={data_file}", *SHORT, f"run.dir={tmp_path / 'run'}")
     assert said in str(raised.value)
 

@@ -31,7 +31,7 @@ def table_of(energies: Mapping[str, float] | Path) -> dict[int, float]:
         content = yaml.safe_load(energies.read_text())
     except OSError as error:
         raise UserError(
-            f"references.energies: cannot read {energies} ({error.strerror}); give a table, a file with one, atoms or fit"
+            f"references.energies: cannot read {energies} ({error.strerror}); give atoms, fit, a table or its file"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"references.energies: {energies} is neither YAML nor JSON: {error}") from error
