@@ -1,7 +1,7 @@
-"""A hook of mkdocs: pages that live elsewhere in the repository are pages of the site, and links between all of them lead on.
+"""A hook of mkdocs: pages that live elsewhere in the repository are pages of the site, and links between all lead on.
 
-Every page is written once and reads well in the repository, where links are paths of files. The site has the same pages under
-names of its own.
+Every page is written once and reads well in the repository, where links are paths of files. The site has the same
+pages under names of its own.
 """
 
 from __future__ import annotations
