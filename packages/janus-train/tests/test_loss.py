@@ -112,13 +112,15 @@ def test_a_loss_is_that_of_a_loop_over_frames_however_they_are_cut_into_batches(
         [replace(frame, task=task) for frame, task in zip(frames() * 2, "abcabc", strict=True)], ("a", "b", "c")
     )
     source = FrameSource(given, 3.0, 2.0)
-    found = predicted(source.batch(range(len(given))))
+    whole = source.batch(range(len(given)))
+    found = predicted(whole)
+    forces = whole.graph.in_input_order(found.forces)
     counts = loss.counts(given)
     expected, atoms = dict.fromkeys(loss.weights, 0.0), 0
     for place, frame in enumerate(given):
         factor = {term: loss.factors[term][frame.structure.task].item() if term in loss.factors else 1.0
                   for term in loss.weights}  # fmt: skip
-        rows = found.forces[[atoms + at for at in range(len(frame.structure))]].numpy()
+        rows = forces[atoms : atoms + len(frame.structure)].numpy()
         atoms += len(frame.structure)
         if frame.energy is not None and "energy" in loss.weights:
             error = abs(found.energy[place].item() - frame.energy) / len(frame.structure)
@@ -127,7 +129,7 @@ def test_a_loss_is_that_of_a_loop_over_frames_however_they_are_cut_into_batches(
                 error = error**2 / (2 * below) if error < below else error - below / 2
             expected["energy"] += factor["energy"] * error
         if frame.forces is not None and "forces" in loss.weights:
-            lengths = np.linalg.norm(rows - labels_of(source, place), axis=1)
+            lengths = np.linalg.norm(rows - frame.forces, axis=1)
             over = lengths.mean() if loss.forces_over_structures else lengths.sum()
             expected["forces"] += factor["forces"] * over
         if frame.stress is not None and "stress" in loss.weights:
@@ -141,19 +143,6 @@ def test_a_loss_is_that_of_a_loop_over_frames_however_they_are_cut_into_batches(
             sums = {term: items.sum() for term, items in errors.items()}
             total += weighted_loss(sums, counts, loss.weights).item()
         assert total == pytest.approx(value, abs=1e-8)
-
-
-def labels_of(source: FrameSource, place: int) -> np.ndarray:
-    """Forces in the order of the graph's atoms, as predictions are."""
-    return source.batch([place]).forces.numpy()
-
-
-def part_of(found: Properties, given: list[Frame], places) -> Properties:
-    """What was predicted for some of the frames, which follow each other."""
-    ends = np.cumsum([0, *(len(frame.structure) for frame in given)])
-    atoms = slice(int(ends[places[0]]), int(ends[places[-1] + 1]))
-    some = list(places)
-    return Properties(found.energy[some], found.forces[atoms], found.stress[some])
 
 
 def test_factors_of_tasks_that_are_not_there_or_leave_nothing_are_refused():

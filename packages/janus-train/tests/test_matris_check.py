@@ -46,7 +46,7 @@ def wrong_norm(features, weight):
         (PLAIN, None),
         (replace(PLAIN, tables=True), None),
         (replace(PLAIN, activation=lambda both: PLAIN.activation(both.clone())), None),
-        (replace(PLAIN, norm=wrong_norm), "energy differs"),
+        (replace(PLAIN, norm=wrong_norm), ""),
         (replace(PLAIN, activation=_WrongSecondDerivative.apply), "the gradient of"),
     ],
     ids=["plain", "equal", "copied", "wrong value", "wrong second derivative"],

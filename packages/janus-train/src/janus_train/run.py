@@ -100,7 +100,7 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
         ready = _agreed(world, lambda: _prepare(config, makers, resumed))
         data, statistics, recipe = ready.data, ready.statistics, ready.recipe
         torch.use_deterministic_algorithms(config.run.deterministic)
-        _agreed(world, lambda: recipe.check(launched.device) or True)
+        _agreed(world, lambda: (recipe.check(launched.device),))
         loss = make_loss(config.loss, data.tasks)
         train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff)
         notes: list[str] = []

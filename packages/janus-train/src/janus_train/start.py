@@ -76,7 +76,7 @@ def corrected_references(
     """References of these tasks moved so that the model's energies are off by as little as can be, by least squares.
 
     The network says something of frames that it has not been trained on. Fitted to energies alone, references would
-    count that twice. Where the compositions leave something open, references stay as they are.
+    count that twice. Where the compositions leave something open, all elements move alike.
 
     Args:
         statistics: of the data, which the model has the references of.
@@ -95,7 +95,7 @@ def corrected_references(
         for frame, predicted in zip(own, energies_of(own).tolist(), strict=True):
             assert frame.energy is not None
             rows.add(element_counts(frame.structure.atomic_numbers), frame.energy - predicted)
-        shift = rows.fit({}, around=0.0)
+        shift = rows.fit({})
         references[index] += shift.energies
         residuals[index], fit = shift.residual, fits[index]
         assert fit is not None
@@ -105,7 +105,7 @@ def corrected_references(
         if shift.open:
             warnings.append(
                 f"task {task}: its compositions fix {shift.rank} of {len(shift.fitted)} moves of reference energies; "
-                "energies of other compositions are as far from those of the starting weights as can be guessed"
+                "what energies of other compositions are is a guess"
             )
     return dataclasses.replace(
         statistics, references=references, residuals=residuals, fits=tuple(fits), warnings=tuple(warnings)

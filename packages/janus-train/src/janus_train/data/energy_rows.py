@@ -80,19 +80,13 @@ class EnergyRows:
         """The mean energy per atom that these energies of elements give; others count as zero."""
         return sum(energy * float(self._fractions[z]) for z, energy in energies.items()) / max(self.count, 1)
 
-    def fit(self, known: Mapping[int, float], ridge: float = 0.0, around: float | None = None) -> EnergyFit:
+    def fit(self, known: Mapping[int, float], ridge: float = 0.0) -> EnergyFit:
         """The energies of the elements that are there and not known, given those that are.
 
         The mean square of `Σ fraction · energy − energy per atom` over the frames, plus `ridge` times the squared
         distances of the fitted energies from the mean energy per atom, is least. Where that leaves something open,
         these distances are as small as can be: elements in a fixed ratio share alike.
-
-        Args:
-            known: eV, by atomic number.
-            ridge: how much the distances count.
-            around: what they are measured from, instead of the mean.
         """
-        middle = self.mean if around is None else around
         self._take_in()
         energies = np.zeros(_ELEMENTS)
         energies[list(known)] = list(known.values())
@@ -102,8 +96,8 @@ class EnergyRows:
         _, sizes, directions = np.linalg.svd(columns, full_matrices=True) if fitted else (0, np.zeros(0), np.eye(0))
         rank = int((sizes > _RANK_TOLERANCE * sizes.max(initial=0.0)).sum())
         if fitted:
-            apart = left - columns.sum(axis=1) * middle
-            energies[fitted] = middle + _least_squares(columns, apart, ridge * self.count)
+            apart = left - columns.sum(axis=1) * self.mean
+            energies[fitted] = self.mean + _least_squares(columns, apart, ridge * self.count)
         nothing = np.zeros((len(fitted) - rank, _ELEMENTS))
         nothing[:, fitted] = directions[rank:]
         undecided = [z for z in fitted if (np.abs(nothing[:, z]) > _FIXED).any()]
