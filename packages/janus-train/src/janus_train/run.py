@@ -100,7 +100,7 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
         ready = _agreed(world, lambda: _prepare(config, makers, resumed))
         data, statistics, recipe = ready.data, ready.statistics, ready.recipe
         torch.use_deterministic_algorithms(config.run.deterministic)
-        _agreed(world, lambda: (recipe.check(launched.device),))
+        _agreed(world, lambda: _compared(recipe, launched.device))
         loss = make_loss(config.loss, data.tasks)
         train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff)
         notes: list[str] = []
@@ -184,6 +184,12 @@ def _prepare(config: Config, makers: _Makers, resumed: Path | None) -> _Prepared
     recipe = _rounded(recipe, config)
     freeze(recipe.model, config.start.freeze)
     return _Prepared(data, statistics, recipe, given)
+
+
+def _compared(recipe: Recipe, device: torch.device) -> bool:
+    """What computes fast computes what it should."""
+    recipe.check(device)
+    return True
 
 
 def _rounded(recipe: Recipe, config: Config) -> Recipe:

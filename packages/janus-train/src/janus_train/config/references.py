@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from pydantic import Field, field_validator
 
 from janus_train.config.section import Section
+
+T = TypeVar("T")
 
 Energies: TypeAlias = Literal["auto", "atoms", "fit"] | dict[str, float] | Path
 """Where reference energies come from: a way to find them, a table by symbol, or a file that holds one."""
@@ -60,7 +62,7 @@ class ReferencesConfig(Section):
         return task in self.tasks and self.tasks[task].energies is not None
 
 
-def _checked(value: Energies | None) -> Energies | None:
+def _checked(value: T) -> T:
     if isinstance(value, dict):
         from ase.data import atomic_numbers
 

@@ -111,7 +111,8 @@ class EnergyRows:
 
     def _take_in(self) -> None:
         if self._waiting:
-            self._factor = np.linalg.qr(np.concatenate([self._factor, np.stack(self._waiting)]), mode="r")
+            rows = np.concatenate([self._factor, np.stack(self._waiting)])
+            self._factor = np.asarray(np.linalg.qr(rows, mode="r"))
             self._waiting = []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ class TaskEnergies(Protocol):
     rows: EnergyRows
     bound: EnergyRows
     isolated: dict[int, float]
-    frames_of: Mapping[int, int]
+    frames_of: Counter[int]
     origin_of: dict[int, str]
 
 

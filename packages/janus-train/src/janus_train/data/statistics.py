@@ -132,8 +132,9 @@ def _counts(brought: Given, task: str, config: ReferencesConfig) -> bool:
 
 def _scale(task: str, seen: _TaskSeen, residual: float, brought: Given | None, config: ReferencesConfig) -> float:
     """The user's word for this task first, then what is the task's own, the user's word for all, a guess, the data."""
-    if task in config.tasks and config.tasks[task].scale is not None:
-        return config.tasks[task].scale
+    own = config.tasks[task].scale if task in config.tasks else None
+    if own is not None:
+        return own
     if brought is not None and (brought.kept or config.scale is None):
         return brought.scale
     return config.scale or seen.force_scale or max(residual, 1e-2)
