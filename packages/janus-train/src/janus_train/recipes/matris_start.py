@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from janus_train.config import STARTED, ModelConfig, RouterConfig, StartConfig
@@ -237,7 +238,9 @@ def _compat_start(config: StartConfig, model: MatRIS) -> Start:
             ),
             seed,
         )
-        grown.to(model.dtype).load_state_dict(model.state_dict(), strict=model.reference_energy is not None)
+        if model.dtype == torch.float64:  # constants stay as exact as they are made: no cast to what they are not
+            grown.double()
+        grown.load_state_dict(model.state_dict(), strict=model.reference_energy is not None)
         set_compat_references(grown, statistics)
         note = f"starting from {config.model}, a published MatRIS for the task {task}"
         return dataclasses.replace(compat_recipe(grown), notes=[note])
