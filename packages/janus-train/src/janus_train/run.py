@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +24,16 @@ from janus_train.display import Display, coverage_table, errors_table, make_disp
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.loop import Training, run_steps
-from janus_train.metrics import MetricsLog
 from janus_train.optim import MovingMean, make_optimizer
 from janus_train.rank_log import rank_log
 from janus_train.recipes import Recipe
 from janus_train.run_directory import Job, choose_directory, job_of, write_about
+from janus_train.run_log import RunLog
+from janus_train.sinks import check_sinks, open_sinks
 from janus_train.state import TrainingState
 from janus_train.stopping import Stopped, StopSignals
+from janus_train.throughput import operations_counter
+from janus_train.watching import check_watched
 from janus_train.ways import make_step
 
 T = TypeVar("T")
@@ -88,6 +92,7 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
         if world.rank == 0:
             write_about(directory, config, job, None if state.progress.step else (data, statistics))
         display = make_display(world.rank, config.run.max_steps, state.progress.step)
+        (log,) = _agreed(world, lambda: (_open_log(directory, config, state, display) if world.rank == 0 else None,))
         checkpoints = Checkpoints(
             directory / "checkpoints", launched.world, config.run.keep_checkpoints,
             config.run.checkpoint_in_background, display.say,
@@ -97,26 +102,29 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
             train=train,
             val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
             world=world, accounting=accounting, device=launched.device, directory=directory,
-            checkpoints=checkpoints, stop=stop, display=display, atoms=statistics.atoms,
+            checkpoints=checkpoints, stop=stop, display=display, log=log,
+            operations=operations_counter(recipe.sharding, tuple(config.loss.weights)), atoms=statistics.atoms,
         )  # fmt: skip
-        with rank_log(directory, world.rank), training.display, checkpoints:
+        with rank_log(directory, world.rank), training.display, log or nullcontext(), checkpoints:
             _greet(training, data, statistics)
             for note in notes:
                 training.display.say(note)
             stopped = run_steps(training)
-            if state.progress.step >= config.run.max_steps:
+            if training.done:
                 _finish(training, statistics)
         world.barrier()
-    return _ended(directory, state.progress.step, config, stopped, display)
-
-
-def _ended(directory: Path, step: int, config: Config, stopped: bool, display: Display) -> Path:
-    go_on = f"stopped at step {step}; go on with: janus-train resume {directory}"
+    go_on = f"stopped at step {state.progress.step}; go on with: janus-train resume {directory}"
     if stopped:
         raise Stopped(f"asked by a signal, {go_on}")
-    if step < config.run.max_steps:
+    if not training.done:
         display.say(go_on)
     return directory
+
+
+def _open_log(directory: Path, config: Config, state: TrainingState, display: Display) -> RunLog:
+    """The log up to the step that the run goes on from, and the sinks that the configuration asks for."""
+    open_sinks_with = partial(open_sinks, config.watch, directory, config.model_dump(mode="json"))
+    return RunLog(directory / "metrics.jsonl", state.progress.step, open_sinks_with, display.say)
 
 
 def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
@@ -132,7 +140,9 @@ def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
 
 
 def _prepare(config: Config, make_recipe: RecipeMaker) -> tuple[DataSet, Statistics, Recipe]:
+    check_sinks(config.watch)
     data = load_data(config)
+    check_watched(config.watch.metric, data.val, config.loss.weights)
     statistics = fit_statistics(data.train, data.tasks)
     # A model that ranks share is made block by block, where each keeps its part; until then it has no memory.
     with torch.device("meta") if config.mesh.unit > 1 else nullcontext():
@@ -180,8 +190,6 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     say(coverage_table(coverage(data)))
     for warning in statistics.warnings:
         say(f"warning: {warning}")
-    if training.talks:
-        MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step)
     if state.progress.step:
         say(f"resuming at step {state.progress.step}")
 
@@ -190,14 +198,21 @@ def _finish(training: Training, statistics: Statistics) -> None:
     """Judges the model file as a user would get it, and writes the report."""
     from janus_train.report import build_report
 
+    progress, watch = training.state.progress, training.config.watch
+    if progress.best_value is None:
+        raise UserError(
+            f"after {progress.step} steps there is no model in {training.directory}: no validation had a finite loss "
+            f"and {watch.metric}, or none of its models could be written; look at metrics.jsonl, and try a lower "
+            "optim.lr"
+        )
     training.step.open_saved(training.directory)
     weights = tuple(training.config.loss.weights)
     predictions = training.step.predictions(training.val, weights, training.config.data.batch_edges)
     found = evaluate(predictions, training.val, training.world, statistics.references)
     layers = training.recipe.expert_maps(training.state.model, statistics.atoms)
-    if not training.talks:
+    if training.log is None:
         return
-    directory, progress = training.directory, training.state.progress
+    directory = training.directory
     _write_evaluation(directory, found, progress.best_step)
     (directory / "experts.json").write_text(json.dumps({"layers": layers}))
     report = build_report(directory)

@@ -6,6 +6,7 @@ from janus_train.config.files import config_schema, known_keys, load_config, sav
 from janus_train.config.model import ModelConfig, RouterConfig
 from janus_train.config.section import Section
 from janus_train.config.training import LossConfig, MeshConfig, OptimConfig, RunConfig
+from janus_train.config.watch import WatchConfig
 
 __all__ = [
     "Config",
@@ -18,6 +19,7 @@ __all__ = [
     "RouterConfig",
     "RunConfig",
     "Section",
+    "WatchConfig",
     "config_schema",
     "known_keys",
     "load_config",

@@ -8,6 +8,7 @@ from janus_train.config.data import DataConfig
 from janus_train.config.model import ModelConfig
 from janus_train.config.section import Section
 from janus_train.config.training import LossConfig, MeshConfig, OptimConfig, RunConfig
+from janus_train.config.watch import WatchConfig
 
 
 class Config(Section):
@@ -19,6 +20,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+    watch: WatchConfig = WatchConfig()
 
     @model_validator(mode="after")
     def _kernels_have_a_device(self) -> Config:

@@ -22,7 +22,7 @@ from janus_train.report.plots import (
     style_of,
 )
 from janus_train.report.quantities import MISSING, as_number, duration, milli, ratio, three_figures, whole
-from janus_train.report.read import ExpertLayer, FloatArray, Run, column
+from janus_train.report.read import ExpertLayer, FloatArray, Run, column, median_of
 
 # Expert layers that are shown at once; the others are folded away.
 _LAYERS_SHOWN = 4
@@ -35,8 +35,6 @@ _PARITY = (
 )
 _EXPERT_STATISTICS = ("dead", "max_over_mean", "load_entropy", "gate_entropy", "effective_experts")
 _TERMS = ("energy", "forces", "stress", "magmoms")
-# Time is counted in the longest of these of which a run took three.
-_CLOCK = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 _TOTAL = Style("#10151d", ())
 
 
@@ -55,6 +53,7 @@ def state_of(run: Run) -> str:
 def summary(run: Run) -> Section:
     """Headline numbers and the final errors by task."""
     body = [markup.cards(_headlines(run)), markup.remarks("Not in this report", run.remarks)]
+    body.append(markup.remarks("Attention", attention(run)))
     warnings = run.data.get("warnings")
     if isinstance(warnings, list):
         body.append(markup.remarks("Warnings about the data", [str(warning) for warning in warnings]))
@@ -65,39 +64,58 @@ def summary(run: Run) -> Section:
         if "tasks" in run.evaluation
         else "Errors of the last validation logged"
     )
-    magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in run.errors.values())
+    body += [
+        f"<h3>{source}</h3>",
+        _errors_table(run.errors),
+        '<p class="soft">The ratio says how many times smaller the force MAE is than that of a model that predicts '
+        "no forces at all: near 1, nothing has been learnt.</p>",
+    ]
+    if run.start:
+        body += ["<h3>Validation errors of the weights that the run started from</h3>", _errors_table(run.start)]
+    return Section("summary", "Summary", "\n".join(body))
+
+
+def attention(run: Run) -> list[str]:
+    """What should not be overlooked: steps without a finite loss, validations that are none for the better."""
+    found = []
+    lost = int((~np.isfinite(column(run.train, "loss"))).sum())
+    if lost:
+        found.append(f"{lost} of {len(run.train)} logged steps had no finite loss")
+    skipped = column(run.train[-1:], "skipped")
+    if len(skipped) and skipped[0] > 0:
+        found.append(f"{whole(skipped[0])} steps were skipped; their structures are in bad_batches.extxyz")
+    watched = run.val[-1].get("watch") if run.val else None
+    notice = watched.get("notice") if isinstance(watched, Mapping) else None
+    return [*found, notice] if isinstance(notice, str) else found
+
+
+def _errors_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Errors by task."""
+    magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in tasks.values())
     header = [
         "task", "structures", "atoms", "energy\nMAE\nmeV/atom", "energy\nRMSE\nmeV/atom", "force\nMAE\nmeV/Å",
         "force\nRMSE\nmeV/Å", "zero-force\nMAE\nmeV/Å", "ratio", "stress\nMAE\nmeV/Å³",
     ] + ["magmom\nMAE\nmμB"] * magmoms  # fmt: skip
     rows = []
-    for task, errors in run.errors.items():
+    for task, errors in tasks.items():
         forces, zero = errors.get("forces_mae"), errors.get("forces_mae_zero")
         row = [task, whole(errors.get("structures")), whole(errors.get("atoms"))]
         row += [milli(errors.get(name)) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
         row += [milli(zero), ratio(forces, zero), milli(errors.get("stress_mae"))]
         rows.append(row + [milli(errors.get("magmoms_mae"))] * magmoms)
-    body += [
-        f"<h3>{source}</h3>",
-        markup.table(header, rows),
-        '<p class="soft">The ratio says how many times smaller the force MAE is than that of a model that predicts '
-        "no forces at all: near 1, nothing has been learnt.</p>",
-    ]
-    return Section("summary", "Summary", "\n".join(body))
+    return markup.table(header, rows)
 
 
 def learning(run: Run) -> Section:
     """Losses and errors over steps."""
     if not run.train and not run.val:
         return Section("learning", "Learning", markup.none("The log holds no step."))
-    lost = int((~np.isfinite(column(run.train, "loss"))).sum())
     body = [
         *_loss_plots(run),
         *_error_plots(run),
         _rate_plots(run),
         '<p class="soft">Long curves are drawn in at most 120 parts: the line is the median of a part, the band goes '
         "from its lowest to its highest value.</p>",
-        markup.remarks("Attention", [f"{lost} of {len(run.train)} logged steps had no finite loss"] if lost else []),
     ]
     return Section("learning", "Learning", "\n".join(body))
 
@@ -222,38 +240,6 @@ def experts(run: Run) -> Section:
     return Section("experts", "Experts", "\n".join(body))
 
 
-def speed(run: Run) -> Section:
-    """Throughput, memory and communication over time."""
-    if not run.train:
-        return Section("speed", "Speed", markup.none("The log holds no step of training."))
-    seconds = column(run.train, "seconds")
-    longest = float(np.nanmax(seconds)) if np.isfinite(seconds).any() else 0.0
-    unit, length = next((unit, length) for unit, length in _CLOCK if longest >= 3 * length or length == 1)
-    time = seconds / length
-    kinds = (
-        ("structures_per_s", "Structures per second"),
-        ("atoms_per_s", "Atoms per second"),
-        ("edges_per_s", "Edges per second"),
-        ("memory_mb", "Memory, highest so far, MB"),
-    )
-    plots = []
-    for place, (key, title) in enumerate(kinds):
-        curve = Curve(time, column(run.train, key), style_of(place))
-        median = "" if key == "memory_mb" else f"median {three_figures(_median(curve.y))}"
-        plots.append(markup.plot(title, median, draw_curves(key.replace("_", "-"), [curve], unit, size=(5.6, 1.9))))
-    sent = _bytes_sent(run)
-    body = [f'<div class="plots two">{"".join(plots)}</div>']
-    if sent:
-        curves = [Curve(time, values / 1e6, style_of(place)) for place, values in enumerate(sent.values())]
-        body += [
-            markup.legend([(kind, style_of(place)) for place, kind in enumerate(sent)]),
-            '<div class="plots two">'
-            + markup.plot("Sent by the first process, MB", "since it was started", draw_curves("sent", curves, unit))
-            + "</div>",
-        ]
-    return Section("speed", "Speed", "\n".join(body))
-
-
 def data(run: Run) -> Section:
     """Frames, labels and elements by task."""
     if not run.coverage:
@@ -301,7 +287,7 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
         loss, _, where = _best(run).partition(" ")
         found.append(("best validation loss", loss, where))
     if run.train:
-        speeds = [three_figures(_median(column(run.train, f"{things}_per_s"))) for things in ("structures", "atoms")]
+        speeds = [three_figures(median_of(column(run.train, f"{things}_per_s"))) for things in ("structures", "atoms")]
         found.append(("structures per second", speeds[0], f"{speeds[1]} atoms/s"))
         memory = column(run.train, "memory_mb")
         if np.isfinite(memory).any():
@@ -364,19 +350,3 @@ def _symbols(row: Mapping[str, Any]) -> list[str]:
     """The elements of a task."""
     symbols = row.get("elements")
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
-
-
-def _median(values: FloatArray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else float("nan")
-
-
-def _bytes_sent(run: Run) -> dict[str, FloatArray]:
-    """Bytes that the first process sent, over the lines of training, by kind; those of nothing are left out."""
-    kinds: dict[str, None] = {}
-    for line in run.train:
-        if isinstance(line.get("bytes_sent"), Mapping):
-            kinds |= dict.fromkeys(line["bytes_sent"])
-    found: dict[str, Any] = {kind: column(run.train, "bytes_sent", kind) for kind in kinds}
-    found["all"] = column(run.train, "bytes_sent")
-    return {kind: values for kind, values in found.items() if np.nansum(values) > 0}
