@@ -1,9 +1,9 @@
-"""Errors of a potential on labelled frames, per task and element."""
+"""Errors of a potential on labelled frames, per task, element and group."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,12 +45,14 @@ class Evaluation:
         elements: by symbol, number of atoms with forces and their force MAE.
         parity: label and prediction side by side, by "property/task": energy per atom (without references), force
             components (a sample), stress components. Empty unless asked for.
+        groups: by "task/group", for frames that belong to one, what `tasks` has by task.
     """
 
     tasks: dict[str, dict[str, Any]]
     means: dict[str, float]
     elements: dict[str, dict[str, Any]]
     parity: dict[str, np.ndarray]
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def loss(self, weights: dict[str, float]) -> float:
         """The weighted loss that training minimises, over all frames."""
@@ -90,13 +92,11 @@ def evaluate(
     per_element = world.sum(torch.from_numpy(per_element)).numpy()
     everyone = {place: point for part in world.gather_object(points) for place, point in part.items()}
     return Evaluation(
-        tasks={
-            task: _table(errors, [i for i, frame in enumerate(frames) if frame.task == task], frames)
-            for task in sorted({frame.task for frame in frames})
-        },
+        tasks=_tables(errors, source, [frame.task for frame in frames]),
         means=_means(errors),
         elements=_by_symbol(per_element),
         parity=_parity(frames, everyone),
+        groups=_tables(errors, source, [f"{frame.task}/{frame.group}" if frame.group else "" for frame in frames]),
     )
 
 
@@ -163,7 +163,16 @@ def _errors(frame: Frame, found: Prediction) -> np.ndarray:
     return np.array([row[name] for name in _COLUMNS])
 
 
-def _table(errors: np.ndarray, places: list[int], frames: Sequence[Frame]) -> dict[str, Any]:
+def _tables(errors: np.ndarray, source: FrameSource, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A table for every name, of the frames that have it; frames without one are left out."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        if name:
+            places.setdefault(name, []).append(place)
+    return {name: _table(errors, places[name], source.atoms) for name in sorted(places)}
+
+
+def _table(errors: np.ndarray, places: list[int], atoms: np.ndarray) -> dict[str, Any]:
     total = dict(zip(_COLUMNS, errors[places].sum(axis=0).tolist(), strict=True))
 
     def mean(name: str, count: str) -> float | None:
@@ -174,7 +183,7 @@ def _table(errors: np.ndarray, places: list[int], frames: Sequence[Frame]) -> di
 
     return {
         "structures": len(places),
-        "atoms": sum(len(frames[place].structure) for place in places),
+        "atoms": int(atoms[places].sum()),
         "energy_mae": mean("energy_abs", "energy_count"),
         "energy_rmse": root_mean("energy_square", "energy_count"),
         "forces_mae": mean("forces_abs", "forces_atoms"),

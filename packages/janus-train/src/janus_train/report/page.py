@@ -16,8 +16,8 @@ _STYLE = """
   --line: #dfe4ea; --panel: #f6f7f9; --accent: #0072b2; --notice: #fdf8ec; }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums; }
+body { margin: 0; background: var(--page); color: var(--ink); font-variant-numeric: tabular-nums;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
 main, header > div, nav > div { max-width: 1140px; margin: 0 auto; padding: 0 24px; }
 header { padding: 36px 0 8px; }
 h1 { margin: 0; font-size: 28px; line-height: 1.2; font-weight: 650; letter-spacing: -0.01em; overflow-wrap: anywhere; }
@@ -48,7 +48,8 @@ th.word, td.word { text-align: left; white-space: normal; overflow-wrap: break-w
 td.word:last-child { max-width: 60ch; }
 td:first-child { font-weight: 600; }
 table.pairs { width: auto; } table.pairs td:first-child { font-weight: 400; color: var(--soft); padding-right: 12px; }
-.missing { border-left: 3px solid #e69f00; background: var(--notice); padding: 10px 16px; margin: 16px 0; font-size: 14px; }
+.missing { border-left: 3px solid #e69f00; background: var(--notice); padding: 10px 16px; margin: 16px 0;
+  font-size: 14px; }
 .missing ul { margin: 4px 0 0; padding-left: 18px; }
 .none { color: var(--soft); background: var(--panel); padding: 10px 16px; border-radius: 6px; }
 .plots { display: grid; gap: 18px 28px; margin: 10px 0 18px; }

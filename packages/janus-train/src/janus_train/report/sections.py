@@ -135,7 +135,11 @@ def _loss_plots(run: Run) -> list[str]:
             "and its terms before they are weighted",
             draw_curves("training-loss", [curve for _, curve in terms], "step", log=True),
         ),
-        markup.plot("Validation loss", _best(run), draw_curves("validation-loss", [total], "step", log=True)),
+        markup.plot(
+            "Validation loss",
+            _best(run) if watched_by(run) == "loss" else "",
+            draw_curves("validation-loss", [total], "step", log=True),
+        ),
     ]
     return [
         markup.legend([(name, curve.style) for name, curve in terms]),
@@ -284,8 +288,8 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
         seconds = column(lines, "seconds")
         found.append(("time", duration(np.nanmax(seconds)) if np.isfinite(seconds).any() else MISSING, "of training"))
     if _best(run):
-        loss, _, where = _best(run).partition(" ")
-        found.append(("best validation loss", loss, where))
+        value, _, where = _best(run).partition(" ")
+        found.append((f"best validation {watched_by(run).replace('_', ' ')}", value, where))
     if run.train:
         speeds = [three_figures(median_of(column(run.train, f"{things}_per_s"))) for things in ("structures", "atoms")]
         found.append(("structures per second", speeds[0], f"{speeds[1]} atoms/s"))
@@ -301,13 +305,20 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
     return found
 
 
+def watched_by(run: Run) -> str:
+    """What decides which model is the best: the loss, or what `watch.metric` named last."""
+    watched = run.val[-1].get("watch") if run.val else None
+    metric = watched.get("metric") if isinstance(watched, Mapping) else None
+    return metric if isinstance(metric, str) and metric else "loss"
+
+
 def _best(run: Run) -> str:
-    """The lowest validation loss and where, or nothing."""
-    losses = column(run.val, "loss")
-    if not np.isfinite(losses).any():
+    """The lowest value of what is watched and where, or nothing."""
+    values = column(run.val, *(("loss",) if watched_by(run) == "loss" else ("watch", "value")))
+    if not np.isfinite(values).any():
         return ""
-    place = int(np.nanargmin(losses))
-    return f"{three_figures(losses[place])} at step {whole(run.val[place]['step'])}"
+    place = int(np.nanargmin(values))
+    return f"{three_figures(values[place])} at step {whole(run.val[place]['step'])}"
 
 
 def _validation_curves(run: Run, tasks: Sequence[tuple[str, Style]], name: str, baseline: str | None = None) -> str:

@@ -44,7 +44,7 @@ def speed(run: Run) -> Section:
 
 def _traffic(run: Run, time: FloatArray, unit: str) -> list[str]:
     """What the first process sent in a step, by kind."""
-    sent = _sent_in_a_step(run)
+    sent = sent_in_a_step(run)
     if not sent:
         return ['<p class="soft">The first process sent nothing to others.</p>']
     curves = [Curve(time[1:], values / 1e6, style_of(place)) for place, values in enumerate(sent.values())]
@@ -60,7 +60,7 @@ def _traffic(run: Run, time: FloatArray, unit: str) -> list[str]:
     ]
 
 
-def _sent_in_a_step(run: Run) -> dict[str, FloatArray]:
+def sent_in_a_step(run: Run) -> dict[str, FloatArray]:
     """Bytes that the first process sent in a step, between one line of training and the next, by kind.
 
     The log counts from the start of a process: where the count falls, the run was started again, and that part is NaN.
