@@ -121,6 +121,15 @@ def test_a_plot_is_drawn_for_each_parity_array_and_each_expert_layer(run_directo
     assert all(layer["name"] in report for layer in layers)
 
 
+def test_the_expert_that_counts_most_for_each_element_stands_on_a_periodic_table(run_directory, report):
+    (layer, *_) = json.loads((run_directory / "experts.json").read_text())["layers"]
+    tables = re.findall(r'aria-label="periodic table of groups">(.*?)</svg>', report)
+    assert len(tables) == 4  # of the layers that are shown at once
+    for symbol, weights in zip(layer["symbols"], layer["weights"], strict=True):
+        most = max(range(len(weights)), key=weights.__getitem__)
+        assert re.search(rf"<title>{symbol}: expert {most} \d+ %.*?>{symbol}</text>.*?>{most}</text>", tables[0])
+
+
 def test_statistics_of_experts_are_shown_as_they_were_written(run_directory, report):
     (layer, *_) = json.loads((run_directory / "experts.json").read_text())["layers"]
     said = layer["statistics"]

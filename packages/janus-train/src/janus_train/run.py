@@ -223,7 +223,9 @@ def _finish(training: Training, statistics: Statistics) -> None:
 
 
 def _write_evaluation(directory: Path, found: Evaluation, step: int) -> None:
-    content = {"split": "val", "step": step, "tasks": found.tasks, "elements": found.elements}
+    content = {
+        "split": "val", "step": step, "tasks": found.tasks, "elements": found.elements, "groups": found.groups
+    }  # fmt: skip
     (directory / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
     arrays: dict[str, Any] = dict(found.parity)
     np.savez_compressed(directory / "parity.npz", **arrays)

@@ -97,6 +97,11 @@ class Run:
         return inner_mappings(self.data.get("tasks"))
 
     @property
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """Errors by task/group."""
+        return inner_mappings(self.evaluation.get("groups"))
+
+    @property
     def elements(self) -> dict[str, dict[str, Any]]:
         """Errors by symbol."""
         return inner_mappings(self.evaluation.get("elements"))

@@ -10,7 +10,7 @@ import numpy as np
 
 from janus_train.report import markup
 from janus_train.report.markup import Section
-from janus_train.report.periodic_table import ATOMIC_NUMBERS, SYMBOLS, draw_table
+from janus_train.report.periodic_table import ATOMIC_NUMBERS, SYMBOLS, draw_groups, draw_table
 from janus_train.report.plots import (
     Curve,
     Style,
@@ -26,6 +26,8 @@ from janus_train.report.read import ExpertLayer, FloatArray, Run, column, median
 
 # Expert layers that are shown at once; the others are folded away.
 _LAYERS_SHOWN = 4
+# Groups of frames with errors that are shown.
+_GROUPS_SHOWN = 50
 
 # Property, factor and unit of the axes of its parity plot, and unit of its errors.
 _PARITY = (
@@ -70,6 +72,8 @@ def summary(run: Run) -> Section:
         '<p class="soft">The ratio says how many times smaller the force MAE is than that of a model that predicts '
         "no forces at all: near 1, nothing has been learnt.</p>",
     ]
+    if run.groups:
+        body.append(_groups(run))
     if run.start:
         body += ["<h3>Validation errors of the weights that the run started from</h3>", _errors_table(run.start)]
     return Section("summary", "Summary", "\n".join(body))
@@ -89,18 +93,30 @@ def attention(run: Run) -> list[str]:
     return [*found, notice] if isinstance(notice, str) else found
 
 
-def _errors_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Errors by task."""
+def _groups(run: Run) -> str:
+    """Errors of the groups of frames with the largest force errors, folded away."""
+
+    def error(name: str) -> float:
+        known = (as_number(run.groups[name].get(key)) for key in ("forces_mae", "energy_mae"))
+        return next((value for value in known if not np.isnan(value)), 0.0)
+
+    worst = sorted(run.groups, key=error, reverse=True)[:_GROUPS_SHOWN]
+    title = f"Errors by group: the {len(worst)} largest of {len(run.groups)}"
+    return markup.fold(title, f"<div>{_errors_table({name: run.groups[name] for name in worst}, 'group')}</div>")
+
+
+def _errors_table(tasks: Mapping[str, Mapping[str, Any]], name: str = "task") -> str:
+    """Errors by task, or by what else has some."""
     magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in tasks.values())
     header = [
-        "task", "structures", "atoms", "energy\nMAE\nmeV/atom", "energy\nRMSE\nmeV/atom", "force\nMAE\nmeV/Å",
+        name, "structures", "atoms", "energy\nMAE\nmeV/atom", "energy\nRMSE\nmeV/atom", "force\nMAE\nmeV/Å",
         "force\nRMSE\nmeV/Å", "zero-force\nMAE\nmeV/Å", "ratio", "stress\nMAE\nmeV/Å³",
     ] + ["magmom\nMAE\nmμB"] * magmoms  # fmt: skip
     rows = []
     for task, errors in tasks.items():
         forces, zero = errors.get("forces_mae"), errors.get("forces_mae_zero")
         row = [task, whole(errors.get("structures")), whole(errors.get("atoms"))]
-        row += [milli(errors.get(name)) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
+        row += [milli(errors.get(key)) for key in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
         row += [milli(zero), ratio(forces, zero), milli(errors.get("stress_mae"))]
         rows.append(row + [milli(errors.get("magmoms_mae"))] * magmoms)
     return markup.table(header, rows)
@@ -219,6 +235,7 @@ def experts(run: Run) -> Section:
         markup.plot(layer.name, "", draw_experts(f"experts-{place}", layer), expert_map_width(layer))
         for place, layer in enumerate(run.layers)
     ]
+    tables = [_expert_table(layer) for layer in run.layers[:_LAYERS_SHOWN]]
     body = [
         '<p class="soft">Colours: how much an expert (row) counts for an element (column), pale for little, dark for '
         "much, grey for nothing. Bars: the share of the rows that an expert computes; dashed: an even share. "
@@ -241,7 +258,18 @@ def experts(run: Run) -> Section:
     if len(figures) > _LAYERS_SHOWN:
         rest = f'<div class="plots flow">{"".join(figures[_LAYERS_SHOWN:])}</div>'
         body.append(markup.fold(f"{len(figures) - _LAYERS_SHOWN} more layers", rest))
+    body.append(markup.fold("On the periodic table: the expert that counts most for each element", "".join(tables)))
     return Section("experts", "Experts", "\n".join(body))
+
+
+def _expert_table(layer: ExpertLayer) -> str:
+    """The periodic table with the expert that counts most for each element, and with all of them where a mouse rests."""
+    first = {symbol: int(weights.argmax()) for symbol, weights in zip(layer.symbols, layer.weights, strict=True)}
+    titles = {
+        symbol: f"{symbol}: " + ", ".join(f"expert {e} {100 * weights[e]:.0f} %" for e in np.argsort(-weights)[:4])
+        for symbol, weights in zip(layer.symbols, layer.weights, strict=True)
+    }
+    return f"<h3>{escape(layer.name)}</h3>{draw_groups(first, titles)}"
 
 
 def data(run: Run) -> Section:
