@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import sys
 import zipfile
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from janus_train.benchmarking import (
     Judge,
     judge_discovery,
     judge_gmtkn55,
+    judge_matcalc,
     judge_wiggle150,
     judge_x23,
 )
 from janus_train.benchmarking.discovery import Material, discovery_rows
 from janus_train.benchmarking.gmtkn55 import wtmad1, wtmad2
 from janus_train.benchmarking.gmtkn55_subsets import MEAN_OF_MEANS, SUBSETS
+from janus_train.benchmarking.matcalc import errors_of_properties, softening_scale
 from janus_train.benchmarking.stability import stability_metrics
 from janus_train.display import benchmark_table
 
@@ -410,6 +413,53 @@ def test_a_judge_that_relaxes_says_how_much_volumes_change(x23: Path):
     assert 4.1**3 * (1 + changes[0] / 100) == pytest.approx(4.0**3 * (1 + changes[1] / 100), rel=2e-3)
     assert found.summary["volume_mae_percent"] == pytest.approx(np.mean(np.abs(changes)))
     assert found.rows[0]["predicted"] == pytest.approx(found.rows[1]["predicted"], abs=0.1)
+
+
+# MatCalc
+
+
+def test_errors_of_properties_leave_out_what_did_not_come_out():
+    rows = [{"k": (100.0, 110.0), "g": (50.0, math.nan)}, {"k": (90.0, 70.0), "g": (40.0, 41.0)}]
+    found = errors_of_properties(rows, ["k", "g"])
+    assert found["k"] == {"count": 2, "mae": 15.0, "rmse": pytest.approx(math.sqrt(250)), "mean_error": -5.0}
+    assert found["g"] == {"count": 1, "mae": 1.0, "rmse": 1.0, "mean_error": 1.0}
+    assert errors_of_properties([], ["k"])["k"] == {"count": 0, "mae": None, "rmse": None, "mean_error": None}
+
+
+@given(st.floats(0.1, 2), st.integers(1, 5))
+def test_forces_that_are_too_small_by_a_factor_have_it_as_their_softening_scale(factor, atoms):
+    labels = np.random.default_rng(atoms).normal(size=3 * atoms)
+    assert softening_scale(labels, factor * labels) == pytest.approx(factor)
+
+
+def test_matcalc_computes_moduli_that_are_those_of_the_physics_card(tmp_path: Path):
+    """The two share no code: matcalc fits stresses of strained relaxed cells, the card has force constants."""
+    pytest.importorskip("matcalc.benchmark")
+    from monty.serialization import dumpfn
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from janus_train.physics import elastic_constants, relax
+
+    entries, errors = [], []
+    for symbol in ("Cu", "Ag"):
+        crystal = relax(EMT(), bulk(symbol)).atoms
+        own = elastic_constants(EMT(), crystal)
+        c11, c12, _ = own.cubic
+        entries.append({"mp_id": symbol, "formula": symbol, "structure": AseAtomsAdaptor.get_structure(crystal),
+                        "bulk_modulus_vrh": (c11 + 2 * c12) / 3 - 5, "shear_modulus_vrh": 10.0})  # fmt: skip
+        errors.append(5.0)
+    dumpfn(entries, tmp_path / "moduli.json.gz")
+    found = judge_matcalc(tmp_path, Judge(EMT()))
+    assert found.benchmark == "matcalc elasticity"
+    assert found.summary["bulk_modulus_vrh"]["mae"] == pytest.approx(np.mean(errors), rel=0.1)
+    assert found.notices == []
+
+
+def test_without_matcalc_it_is_said_how_to_install_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matcalc", None)
+    (tmp_path / "moduli.json").write_text("[]")
+    with pytest.raises(UserError, match=r"janus-train\[benchmarks\]"):
+        judge_matcalc(tmp_path, Judge(EMT()))
 
 
 # Answers

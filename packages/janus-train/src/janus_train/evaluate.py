@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from janus_graph import HIGHEST_ATOMIC_NUMBER, Potential
 from janus_train.data.batch import FrameSource
 from janus_train.data.batching import within_budget
 from janus_train.data.frame import Frame
+
+T = TypeVar("T")
 
 _COLUMNS = (
     "energy_abs", "energy_square", "energy_count", "forces_abs", "forces_square", "forces_zero", "forces_length",
@@ -78,24 +80,22 @@ def evaluate(
     """
     frames = source.frames
     errors = np.zeros((len(frames), len(_COLUMNS)))
-    per_element = np.zeros((HIGHEST_ATOMIC_NUMBER + 1, 2))
+    elements: dict[int, np.ndarray] = {}
     points: dict[int, dict[str, np.ndarray]] = {}
     for place, prediction in predictions:
         frame = frames[place]
         errors[place] = _errors(frame, prediction)
         if frame.forces is not None and prediction.forces is not None:
-            by_atom = np.abs(prediction.forces - frame.forces).mean(axis=1)
-            np.add.at(per_element, frame.structure.atomic_numbers, np.stack([np.ones_like(by_atom), by_atom], axis=1))
+            elements[place] = _by_element(frame.structure.atomic_numbers, prediction.forces - frame.forces)
         if references is not None:
             points[place] = _points(frame, prediction, references)
     errors = world.sum(torch.from_numpy(errors)).numpy()
-    per_element = world.sum(torch.from_numpy(per_element)).numpy()
-    everyone = {place: point for part in world.gather_object(points) for place, point in part.items()}
+    per_element, points = _everywhere(elements, world), _everywhere(points, world)
     return Evaluation(
         tasks=_tables(errors, source, [frame.task for frame in frames]),
         means=_means(errors),
         elements=_by_symbol(per_element),
-        parity=_parity(frames, everyone),
+        parity=_parity(frames, points),
         groups=_tables(errors, source, [f"{frame.task}/{frame.group}" if frame.group else "" for frame in frames]),
     )
 
@@ -132,6 +132,12 @@ def predict(
                     None if magmoms is None else magmoms[row],
                 ),
             )
+
+
+def _everywhere(values: dict[int, T], world: Communicator) -> dict[int, T]:
+    """What any rank has of a frame, on all of them, in the order of the frames."""
+    together = {place: value for part in world.gather_object(values) for place, value in part.items()}
+    return {place: together[place] for place in sorted(together)}
 
 
 def _device_of(potential: Potential) -> torch.device:
@@ -205,8 +211,20 @@ def _means(errors: np.ndarray) -> dict[str, float]:
     }
 
 
-def _by_symbol(per_element: np.ndarray) -> dict[str, dict[str, Any]]:
+def _by_element(atomic_numbers: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """A row for each element of a structure: atomic number, atoms, and the sum of their mean absolute components."""
+    present, which = np.unique(atomic_numbers, return_inverse=True)
+    sums = np.bincount(which, np.abs(errors).mean(axis=1), len(present))
+    return np.stack([present, np.bincount(which, minlength=len(present)), sums], axis=1)
+
+
+def _by_symbol(rows: Mapping[int, np.ndarray]) -> dict[str, dict[str, Any]]:
     from ase.data import chemical_symbols
+
+    per_element = np.zeros((HIGHEST_ATOMIC_NUMBER + 1, 2))
+    if rows:
+        every = np.concatenate(list(rows.values()))
+        np.add.at(per_element, every[:, 0].astype(np.int64), every[:, 1:])
 
     return {
         chemical_symbols[z]: {
@@ -232,7 +250,7 @@ def _points(frame: Frame, found: Prediction, references: np.ndarray) -> dict[str
 
 def _parity(frames: Sequence[Frame], points: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     collected: dict[str, list[np.ndarray]] = {}
-    for place in sorted(points):
+    for place in points:
         for label, pairs in points[place].items():
             collected.setdefault(f"{label}/{frames[place].task}", []).append(pairs)
     joined = {name: np.concatenate(parts) for name, parts in collected.items()}

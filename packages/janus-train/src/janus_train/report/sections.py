@@ -263,7 +263,7 @@ def experts(run: Run) -> Section:
 
 
 def _expert_table(layer: ExpertLayer) -> str:
-    """The periodic table with the expert that counts most for each element, and with all of them where a mouse rests."""
+    """The periodic table with the expert that counts most for each element, and the next where a mouse rests."""
     first = {symbol: int(weights.argmax()) for symbol, weights in zip(layer.symbols, layer.weights, strict=True)}
     titles = {
         symbol: f"{symbol}: " + ", ".join(f"expert {e} {100 * weights[e]:.0f} %" for e in np.argsort(-weights)[:4])
