@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,10 @@ class Display(Protocol):
         """A step is done."""
         ...
 
+    def validated(self, value: float, best: bool) -> None:
+        """A validation is done, of which `watch.metric` is this."""
+        ...
+
     def say(self, text: str) -> None:
         """A line for the person."""
         ...
@@ -46,6 +51,9 @@ class Silence:
         pass
 
     def step(self, step: int, loss: float, structures_per_s: float) -> None:
+        """Nothing."""
+
+    def validated(self, value: float, best: bool) -> None:
         """Nothing."""
 
     def say(self, text: str) -> None:
@@ -81,6 +89,9 @@ class Lines:
             f"step {step}/{self.max_steps}  loss {loss:.4f}  {structures_per_s:.1f} structures/s  {_clock(left)} left"
         )
 
+    def validated(self, value: float, best: bool) -> None:
+        """Nothing: there is a line about it anyway."""
+
     def say(self, text: str) -> None:
         """Prints the text at once, if there is room where it goes: a full disk is no reason to stop a training."""
         with suppress(OSError):
@@ -88,7 +99,7 @@ class Lines:
 
 
 class Bar:
-    """A progress bar with step, loss, structures/s and time left, for terminals."""
+    """A progress bar with step, loss, structures/s, time left and the last validation, for terminals."""
 
     def __init__(self, max_steps: int, first_step: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -101,8 +112,11 @@ class Bar:
             TextColumn("{task.fields[speed]:.1f} structures/s"),
             TimeRemainingColumn(),
             TextColumn("left"),
+            TextColumn("{task.fields[validation]}"),
         )
-        self._task = self._progress.add_task("train", total=max_steps, completed=first_step, loss=0.0, speed=0.0)
+        self._task = self._progress.add_task(
+            "train", total=max_steps, completed=first_step, loss=math.nan, speed=0.0, validation=""
+        )
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -114,6 +128,10 @@ class Bar:
     def step(self, step: int, loss: float, structures_per_s: float) -> None:
         """Moves the bar."""
         self._progress.update(self._task, completed=step, loss=loss, speed=structures_per_s)
+
+    def validated(self, value: float, best: bool) -> None:
+        """Shows it at the end of the bar."""
+        self._progress.update(self._task, validation=f"val {value:.4g}{' (best)' if best else ''}")
 
     def say(self, text: str) -> None:
         """Prints above the bar."""
