@@ -153,7 +153,7 @@ def test_discovery_by_the_potential_that_the_energies_come_from_is_perfect(wbm: 
     found = judge_discovery(wbm, Judge(EMT()))
     everything = found.summary["full_test_set"]
     assert (everything["tp"], everything["tn"], everything["f1"]) == (2, 1, 1.0)
-    assert everything["mae"] < 1e-9
+    assert everything["mae"] < 1e-6  # files hold positions to eight decimals
     assert found.summary["unique_prototypes"]["crystals"] == 2
     assert "3 of the 4 crystals" in found.notices[0]
     assert "full_test_set, f1" in benchmark_table(found)
@@ -170,7 +170,7 @@ def test_a_distance_to_the_hull_is_shifted_by_the_energy_per_atom_that_was_misse
         from janus_train.benchmarking.relaxation import relaxed
 
         errors.append((stretched.get_potential_energy() - relaxed(EMT(), stretched).get_potential_energy()) / 4)
-    assert found.summary["full_test_set"]["mae"] == pytest.approx(np.mean(errors), abs=1e-9)
+    assert found.summary["full_test_set"]["mae"] == pytest.approx(np.mean(errors), abs=1e-6)
     assert "rmsd" not in found.summary
     assert "not relaxed" in found.notices[-1]
 

@@ -27,12 +27,9 @@ def modules_after(program: str) -> set[str]:
 
 
 def test_import_takes_no_longer_than_that_of_torch_heavy_things_are_imported_where_they_are_used():
-    """A time would be that of this machine; `benchmarks/import_time.py` measures it. What costs time is imports."""
-    own = {"janus_train", "janus_comm", "janus_graph", "janus_moe", "matris_model"}
-    light = {"__main__", "_distutils_hack", "sitecustomize", "usercustomize"}
-    assert modules_after("import janus_train") <= own | light
-    alone = modules_after("import torch")
-    more = modules_after("from janus_train import Recipe, ReplicatedStep, train") - alone - own - light
+    """A time would be that of this machine, which `benchmarks/import_time.py` measures. What costs time is imports."""
+    assert modules_after("import janus_train") - modules_after("pass") == {"janus_train"}
+    more = modules_after("from janus_train import Recipe, ReplicatedStep, train") - modules_after("import torch")
     slow = set(
         "ase h5py lmdb matcalc matplotlib numba pandas phonopy pymatgen rich scipy tensorboard typer vesin".split()
     )

@@ -153,7 +153,7 @@ def logged(directory: Path, kind: str) -> list[dict]:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_that_ends_early_ends_at_the_same_step_on_any_ranks_and_wherever_it_was_stopped(
-    ranks: int, data: Path, tmp_path: Path, capfd
+    ranks: int, data: Path, tmp_path: Path
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
 

@@ -200,10 +200,10 @@ def _finish(training: Training, statistics: Statistics) -> None:
 
     progress, watch = training.state.progress, training.config.watch
     if progress.best_value is None:
+        watched = "loss" if watch.metric == "loss" else f"loss and {watch.metric}"
         raise UserError(
-            f"after {progress.step} steps there is no model in {training.directory}: no validation had a finite loss "
-            f"and {watch.metric}, or none of its models could be written; look at metrics.jsonl, and try a lower "
-            "optim.lr"
+            f"after {progress.step} steps there is no model in {training.directory}: no validation had a finite "
+            f"{watched}, or none of its models could be written; look at metrics.jsonl, and try a lower optim.lr"
         )
     training.step.open_saved(training.directory)
     weights = tuple(training.config.loss.weights)
