@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -108,14 +107,14 @@ class Bar:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[speed]:.1f} structures/s"),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} structures/s"),
             TimeRemainingColumn(),
             TextColumn("left"),
             TextColumn("{task.fields[validation]}"),
         )
         self._task = self._progress.add_task(
-            "train", total=max_steps, completed=first_step, loss=math.nan, speed=0.0, validation=""
+            "train", total=max_steps, completed=first_step, loss="–", speed="–", validation=""
         )
 
     def __enter__(self) -> Self:
@@ -127,7 +126,7 @@ class Bar:
 
     def step(self, step: int, loss: float, structures_per_s: float) -> None:
         """Moves the bar."""
-        self._progress.update(self._task, completed=step, loss=loss, speed=structures_per_s)
+        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", speed=f"{structures_per_s:.1f}")
 
     def validated(self, value: float, best: bool) -> None:
         """Shows it at the end of the bar."""
