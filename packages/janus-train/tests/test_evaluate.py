@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_comm import SingleRank
@@ -37,6 +37,7 @@ FRAMES = st.lists(
 )  # fmt: skip
 
 
+@settings(max_examples=10)
 @given(FRAMES)
 def test_metrics_are_sums_and_counts_so_1_2_and_4_ranks_give_the_same_numbers_and_a_double_loop_does(rows):
     pairs = [frame_and_prediction(number, *row) for number, row in enumerate(rows)]
@@ -49,16 +50,14 @@ def test_metrics_are_sums_and_counts_so_1_2_and_4_ranks_give_the_same_numbers_an
             ranks, lambda world: evaluate(predictions[world.rank :: world.size], source, world, references)
         ):
             assert (found.tasks, found.means, found.groups) == (alone.tasks, alone.means, alone.groups)
-            assert (
-                found.elements == pytest.approx(alone.elements, rel=1e-13)
-                or found.elements.keys() == alone.elements.keys()
-            )
+            assert found.elements == alone.elements
             assert all(np.array_equal(found.parity[name], pairs) for name, pairs in alone.parity.items())
     for name, tables in (("task", alone.tasks), ("group", alone.groups)):
         for key, errors in tables.items():
             own = [(f, p) for f, p in pairs if (f.task if name == "task" else f"{f.task}/{f.group}") == key]
             assert errors["structures"] == len(own)
-            assert errors == pytest.approx(by_hand(own), rel=1e-12)
+            for column, value in by_hand(own).items():
+                assert errors[column] == (None if value is None else pytest.approx(value, rel=1e-12)), column
     for symbol, z in (("O", 8), ("Si", 14)):
         own = [
             abs(x - y)

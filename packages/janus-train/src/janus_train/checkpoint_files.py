@@ -175,6 +175,8 @@ class _PlainValues(pickle.Unpickler):
             return super().find_class(module, name)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if module.startswith("pathlib") and name in ("PosixPath", "WindowsPath"):
+            return Path
         if (module, name) == ("torch", "Size") or (module in _OF_METADATA and "." not in name):
             found = super().find_class(module, name)
             if isinstance(found, type) and found.__module__ == module:

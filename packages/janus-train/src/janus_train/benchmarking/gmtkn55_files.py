@@ -53,7 +53,7 @@ def read_directory(directory: Path) -> list[Reaction]:
         subset = path.parent.name + _RESULT_FILES[path.name]
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             words = line.partition("#")[0].split()
-            if words and words[0].lstrip("$").startswith("tmer"):
+            if words and re.fullmatch(r"\$?tmer[^=]*", words[0]):
                 try:
                     names, counts, energy = _parse(words[1:])
                 except ValueError as error:

@@ -79,12 +79,11 @@ def errors_of_properties(rows: Sequence[Mapping[str, tuple[float, float]]], name
     for name in names:
         pairs = [row[name] for row in rows if np.isfinite(np.asarray(row[name], dtype=np.float64)).all()]
         errors = [predicted - label for label, predicted in pairs]
-        mean = float(np.mean(errors)) if errors else None
         found[name] = {
             "count": len(errors),
             "mae": mean_absolute(errors),
             "rmse": root_mean_square(errors),
-            "mean": mean,
+            "mean_error": float(np.mean(errors)) if errors else None,
         }
     return found
 
