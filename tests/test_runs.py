@@ -245,7 +245,7 @@ def test_evaluate_has_tables_by_task_element_and_group(finished_run: Path, data_
     assert set(tables["groups"]) == {"lj/even", "lj/odd"}
     assert sum(row["structures"] for row in tables["groups"].values()) == 30
     assert set(tables["elements"]) == {"O", "Si"}
-    code, out, _ = command("evaluate", finished_run, kinds, "--group-key", "config_type")
+    code, out, _ = command("evaluate", finished_run, tmp_path / "kinds.extxyz", "--group-key", "config_type")
     assert code == 0
     assert all(name in out for name in ("lj/even", "lj/odd", "element", "Si", "group"))
 
