@@ -46,7 +46,8 @@ def test_examples_run(example: Path, elsewhere: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_between_pages_lead_somewhere(page: Path):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{name(page)} links to {target}"
 
@@ -70,6 +71,14 @@ def test_messages_that_the_documentation_explains_are_those_of_the_code():
     for message in messages:
         for part in filter(str.strip, message.split("…")):
             assert any(part.strip() in text for text in everything), f"nothing says '{part}' of '{message}'"
+
+
+def test_every_promise_has_the_test_that_it_names():
+    rows = (ROOT / "docs/trust.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", rows))
+    files = [*ROOT.glob("packages/*/tests/*.py"), *ROOT.glob("tests/*.py")]
+    assert len(named) >= 15
+    assert named <= set(re.findall(r"^def (test_\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE))
 
 
 def test_every_page_is_on_the_site_once(tmp_path: Path):
@@ -101,6 +110,7 @@ def test_the_site_asks_no_other_server_for_anything(tmp_path: Path):
         ("[c](packages/janus-comm)", "README.md", "[c](packages/janus-comm.md)"),
         ("[s](../../docs/sharding.md)", "packages/janus-comm/README.md", "[s](../sharding.md)"),
         ("[e](../examples/own_loop.py)", "docs/using.md", "e"),
+        ("```python\nlayers[0](rows)\n```", "docs/parts.md", "```python\nlayers[0](rows)\n```"),
         ("[p](https://arxiv.org/abs/2604.15821)", "README.md", "[p](https://arxiv.org/abs/2604.15821)"),
     ],
 )

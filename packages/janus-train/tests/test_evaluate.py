@@ -49,7 +49,7 @@ def test_metrics_are_sums_and_counts_so_1_2_and_4_ranks_give_the_same_numbers_an
         for found in run_rank_threads(
             ranks, lambda world: evaluate(predictions[world.rank :: world.size], source, world, references)
         ):
-            assert (found.tasks, found.means, found.groups) == (alone.tasks, alone.means, alone.groups)
+            assert (found.tasks, found.sums, found.groups) == (alone.tasks, alone.sums, alone.groups)
             assert found.elements == alone.elements
             assert all(np.array_equal(found.parity[name], pairs) for name, pairs in alone.parity.items())
     for name, tables in (("task", alone.tasks), ("group", alone.groups)):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from janus_comm.testing import run_launched_ranks
 from janus_train import UserError, load_config, train
-from janus_train.config import WatchConfig
+from janus_train.config import LossConfig, WatchConfig
 from janus_train.data.frame import Frame
 from janus_train.evaluate import Evaluation
 from janus_train.run import resume
@@ -94,12 +94,12 @@ def test_the_notice_names_the_step_since_when_nothing_is_better_and_when_that_en
 
 def evaluation(loss: float, **errors: float | None) -> Evaluation:
     tasks = {task: {"forces_mae": error} for task, error in errors.items()}
-    return Evaluation(tasks, {"energy": loss, "forces": 0.0}, {}, {})
+    return Evaluation(tasks, {"metals": {"energy": (3 * loss, 3), "forces": (0.0, 1)}}, {}, {})
 
 
 def test_the_watched_value_is_the_loss_or_an_error_of_one_task_or_the_mean_over_those_that_have_it():
     found = evaluation(0.25, metals=0.1, molecules=0.4, ions=None)
-    weights = {"energy": 2.0, "forces": 5.0}
+    weights = LossConfig(energy=2.0, forces=5.0, stress=0)
     assert watched_value("loss", found, weights) == 0.5
     assert watched_value("forces_mae", found, weights) == pytest.approx(0.25)
     assert watched_value("metals/forces_mae", found, weights) == 0.1
@@ -109,9 +109,9 @@ def test_the_watched_value_is_the_loss_or_an_error_of_one_task_or_the_mean_over_
 @pytest.mark.parametrize("metric", ["loss", "forces_mae", "metals/forces_mae"])
 def test_a_validation_whose_loss_or_error_is_not_finite_has_no_value(metric):
     for found in (evaluation(math.nan, metals=0.1), evaluation(math.inf, metals=0.1)):
-        assert math.isnan(watched_value(metric, found, {"energy": 1.0}))
+        assert math.isnan(watched_value(metric, found, LossConfig(stress=0)))
     if metric != "loss":
-        assert math.isnan(watched_value(metric, evaluation(0.1, metals=math.nan), {"energy": 1.0}))
+        assert math.isnan(watched_value(metric, evaluation(0.1, metals=math.nan), LossConfig(stress=0)))
 
 
 def test_watching_what_no_validation_can_have_is_an_error_that_says_what_can_be_watched():

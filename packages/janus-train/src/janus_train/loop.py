@@ -20,18 +20,22 @@ from janus_train.data.ahead import ahead
 from janus_train.data.batch import FrameSource
 from janus_train.data.batching import epoch_batches
 from janus_train.data.write import write_frames
-from janus_train.display import Display
+from janus_train.display import Display, errors_table
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.memory_errors import naming_the_batch
-from janus_train.optim import learning_rate
+from janus_train.optim import learning_rate, set_learning_rate
 from janus_train.recipes import ExpertMap, Recipe
 from janus_train.run_log import RunLog
 from janus_train.state import TrainingState
 from janus_train.step import Prepared, StepResult, TrainingStep, clip_gradients
 from janus_train.stopping import StopSignals
 from janus_train.throughput import OperationsOf, Throughput
+from janus_train.trial import try_largest_step
 from janus_train.watching import has_ended_early, note_validation, notice_of, watched_value
+
+# Mean error of the energy of starting weights above which their references are in doubt, eV/atom.
+_SUSPICIOUS_START = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +99,11 @@ def run_steps(training: Training) -> bool:
     window = Throughput()
     batches = ahead(_batches(training), lambda batch: training.step.prepare(training.train, batch.places.tolist()))
     asked = False
+    if progress.step < last and not training.done:
+        tried = try_largest_step(training.step, training.train, training.config, training.accounting)
+        training.display.say(tried)
+    if training.config.start.model is not None and progress.step == 0:
+        _judge_the_start(training)
     while progress.step < last and not asked and not training.done:
         batch, prepared = next(batches)
         places, progress.epoch, progress.batch = batch.places, batch.epoch, batch.number
@@ -133,11 +142,25 @@ def validate(training: Training) -> Evaluation:
         return _validate_in_place(training)
 
 
+def _judge_the_start(training: Training) -> None:
+    """Errors of the starting weights before anything is changed; until a validation is better, they are the best."""
+    found = validate(training)
+    say = training.display.say
+    say(f"errors of the starting weights on the validation frames:\n{errors_table(found.tasks)}")
+    for task, errors in found.tasks.items():
+        if (errors["energy_mae"] or 0.0) > _SUSPICIOUS_START:
+            say(
+                f"task {task}: energies are {1000 * errors['energy_mae']:.0f} meV/atom off. If its level of theory is "
+                "not that of the starting weights, give its frames another task, or have its references fitted anew "
+                f"with references.tasks.{task}.energies=fit"
+            )
+
+
 def _validate_in_place(training: Training) -> Evaluation:
-    progress, weights, watch = training.state.progress, training.config.loss.weights, training.config.watch
-    predictions = training.step.predictions(training.val, tuple(weights), training.config.data.batch_edges)
+    progress, loss, watch = training.state.progress, training.config.loss, training.config.watch
+    predictions = training.step.predictions(training.val, tuple(loss.weights), training.config.data.batch_edges)
     found = evaluate(predictions, training.val, training.world)
-    value = watched_value(watch.metric, found, weights)
+    value = watched_value(watch.metric, found, loss)
     best = note_validation(progress, watch.metric, value, watch.min_delta)
     maps = training.recipe.expert_maps(training.state.model, training.atoms)
     model = training.step.whole_model() if best else None
@@ -158,7 +181,7 @@ def _validation_line(
     return {
         "kind": "val",
         "step": progress.step,
-        "loss": found.loss(training.config.loss.weights),
+        "loss": found.loss(training.config.loss),
         "best": best,
         "watch": {
             "metric": watch.metric, "value": value, "better_step": progress.better_step,
@@ -178,7 +201,7 @@ def _say_validation(training: Training, found: Evaluation, value: float, best: b
         if errors["forces_mae"] is not None
     )
     watched = "" if watch.metric == "loss" else f", {watch.metric} {value:.4g}"
-    loss = found.loss(training.config.loss.weights)
+    loss = found.loss(training.config.loss)
     training.display.say(
         f"step {progress.step}: validation loss {loss:.4f}{watched}{' (best so far)' if best else ''}, force MAE in "
         f"meV/Å: {forces}"
@@ -229,8 +252,7 @@ def _step(training: Training, places: np.ndarray, prepared: Prepared, lr: float)
     if result.finite:
         state.progress.skipped_in_a_row = 0
         clip_gradients(list(state.model.parameters()), result.grad_norm, config.optim.clip)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(state.optimizer, lr)
         state.optimizer.step()
         state.mean.update()
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from janus_train.config import WatchConfig
+from janus_train.config import LossConfig, WatchConfig
 from janus_train.data.frame import Frame
 from janus_train.evaluate import Evaluation
 from janus_train.failure import UserError
@@ -39,9 +39,9 @@ def check_watched(metric: str, frames: Iterable[Frame], weights: Mapping[str, fl
         )
 
 
-def watched_value(metric: str, found: Evaluation, weights: Mapping[str, float]) -> float:
+def watched_value(metric: str, found: Evaluation, loss_config: LossConfig) -> float:
     """What a validation is judged by; the lower, the better. NaN where that, or the loss, is not finite."""
-    loss = found.loss(dict(weights))
+    loss = found.loss(loss_config)
     if metric == "loss" or not math.isfinite(loss):
         return loss if math.isfinite(loss) else math.nan
     wanted, _, error = metric.rpartition("/")

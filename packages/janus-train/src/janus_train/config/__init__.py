@@ -3,12 +3,22 @@
 from janus_train.config.config import Config
 from janus_train.config.data import DataConfig, KeyNames
 from janus_train.config.files import config_schema, known_keys, load_config, save_config
-from janus_train.config.model import ModelConfig, RouterConfig
+from janus_train.config.model import STARTED, ModelConfig, RouterConfig
+from janus_train.config.references import ReferencesConfig, TaskReferences
 from janus_train.config.section import Section
-from janus_train.config.training import LossConfig, MeshConfig, OptimConfig, RunConfig
+from janus_train.config.start import StartConfig
+from janus_train.config.training import (
+    LossConfig,
+    MeshConfig,
+    OptimConfig,
+    ParameterGroup,
+    RunConfig,
+    TaskLoss,
+)
 from janus_train.config.watch import WatchConfig
 
 __all__ = [
+    "STARTED",
     "Config",
     "DataConfig",
     "KeyNames",
@@ -16,9 +26,14 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "ParameterGroup",
+    "ReferencesConfig",
     "RouterConfig",
     "RunConfig",
     "Section",
+    "StartConfig",
+    "TaskLoss",
+    "TaskReferences",
     "WatchConfig",
     "config_schema",
     "known_keys",

@@ -37,16 +37,30 @@ class DataSet:
         return tuple(sorted({int(z) for frame in self.train for z in np.unique(frame.structure.atomic_numbers)}))
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a model knows before it sees the data: validation may have it without training frames.
+
+    Attributes:
+        tasks: names, in the order of their indices.
+        elements: atomic numbers.
+    """
+
+    tasks: tuple[str, ...] = ()
+    elements: tuple[int, ...] = ()
+
+
 def bundled_frames(config: DataConfig | None = None) -> list[Frame]:
     """The data set that comes with this package: synthetic labels of four kinds of matter."""
     with as_file(files("janus_train.data") / "bundled.extxyz.gz") as path:
         return read_frames(path, (config or DataConfig()).keys)
 
 
-def load_data(config: Config) -> DataSet:
+def load_data(config: Config, known: Known | None = None) -> DataSet:
     """Reads and splits the frames a configuration asks for.
 
     Frames marked "test" are left out. Where no frame is marked "val" and no file is given, whole groups are set aside.
+    Tasks that are known come first, whether they have frames or not; the others follow by name.
 
     Raises:
         UserError: what `read_frames` refuses; no frame to train or validate on; a loss term without a single label; an
@@ -62,8 +76,9 @@ def load_data(config: Config) -> DataSet:
         train = [frame for frame in train if frame.split not in ("val", "test")]
     else:
         train, val = _set_aside([f for f in train if f.split != "test"], data.val_fraction, config.run.seed)
-    _check(train, val, config)
-    tasks = tuple(sorted({frame.task for frame in train}))
+    known = known or Known()
+    _check(train, val, config, known)
+    tasks = (*known.tasks, *sorted({frame.task for frame in train} - set(known.tasks)))
     return DataSet(with_task_indices(train, tasks), with_task_indices(val, tasks), tasks)
 
 
@@ -108,7 +123,7 @@ def _set_aside(frames: list[Frame], fraction: float, seed: int) -> tuple[list[Fr
     return train, [frame for frame, name in zip(frames, names, strict=True) if name in aside]
 
 
-def _check(train: list[Frame], val: list[Frame], config: Config) -> None:
+def _check(train: list[Frame], val: list[Frame], config: Config, known: Known) -> None:
     if not train or not val:
         which = "train" if not train else "validate"
         raise UserError(f"no frames to {which} on: check the 'split' marks of the frames, data.train and data.val")
@@ -121,10 +136,11 @@ def _check(train: list[Frame], val: list[Frame], config: Config) -> None:
                 f"{train[0].origin}: no key '{key}', nor has any other training frame (has: {has}); set "
                 f"data.keys.{label}=NAME if it is there under another name, or loss.{label}=0"
             )
-    unseen = Counter(frame.task for frame in val if frame.task not in {f.task for f in train})
+    tasks = {*known.tasks, *(frame.task for frame in train)}
+    unseen = Counter(frame.task for frame in val if frame.task not in tasks)
     if unseen:
         raise UserError(f"validation frames of tasks {sorted(unseen)} have no training frames; check data.keys.task")
-    elements = {int(z) for frame in train for z in frame.structure.atomic_numbers}
+    elements = {int(z) for frame in train for z in frame.structure.atomic_numbers} | set(known.elements)
     for frame in val:
         new = sorted({int(z) for z in frame.structure.atomic_numbers} - elements)
         if new:
