@@ -321,10 +321,10 @@ def test_check_data_tells_what_is_there_and_what_looks_wrong(data_file: Path, tm
 
     write(tmp_path / "close.extxyz", frames, format="extxyz")
     code, out, _ = command("check-data", tmp_path / "close.extxyz", "--json")
-    assert code == 0
+    assert code == 3
     report = json.loads(out)
     assert report["tasks"]["lj"]["train"] == 32
-    assert any("closer than" in warning and "frame 3 of" in warning for warning in report["warnings"])
+    assert any("too close" in found["what"] and "frame 3 of" in found["frames"][0] for found in report["suspicions"])
 
 
 def test_the_schema_describes_every_key(command):

@@ -97,7 +97,6 @@ def run_steps(training: Training) -> bool:
     log = MetricsLog(training.directory / "metrics.jsonl")
     began = time.monotonic() - progress.seconds
     window = _Window(time.monotonic())
-    frames = training.train.frames
     batches = ahead(_batches(training), lambda batch: training.step.prepare(training.train, batch.places.tolist()))
     asked = False
     while progress.step < last and not asked:
@@ -111,7 +110,7 @@ def run_steps(training: Training) -> bool:
         progress.step += 1
         progress.seconds = time.monotonic() - began
         window.structures += len(places)
-        window.atoms += sum(len(frames[place].structure) for place in places)
+        window.atoms += int(training.train.atoms[places].sum())
         window.edges += int(training.train.edges[places].sum())
         if training.talks:
             elapsed = max(time.monotonic() - window.began, 1e-9)
@@ -200,7 +199,9 @@ def _batches(training: Training) -> Iterator[_StepBatch]:
     config = training.config
     epoch, first = training.state.progress.epoch, training.state.progress.batch
     while True:
-        batches = epoch_batches(training.train.edges, config.data.batch_edges, config.run.seed, epoch)
+        batches = epoch_batches(
+            training.train.edges, config.data.batch_edges, config.run.seed, epoch, training.train.draws
+        )
         for number in range(first, len(batches)):
             yield _StepBatch(batches[number], epoch, number + 1)
         epoch, first = epoch + 1, 0

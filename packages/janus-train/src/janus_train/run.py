@@ -17,7 +17,9 @@ from janus_comm import Accounting, Communicator, Counted, agree, launch, make_me
 from janus_train.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint
 from janus_train.config import Config, ModelConfig, load_config
 from janus_train.data.batch import FrameSource
+from janus_train.data.duplicates import repeat_warnings
 from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
+from janus_train.data.sizes import measure_stores
 from janus_train.data.statistics import Statistics, fit_statistics
 from janus_train.display import Display, coverage_table, errors_table, make_display
 from janus_train.evaluate import Evaluation, evaluate
@@ -33,6 +35,9 @@ from janus_train.stopping import Stopped, StopSignals
 from janus_train.ways import make_step
 
 T = TypeVar("T")
+
+# Sets of at most so many frames are looked through for frames that are there twice.
+_LOOKED_THROUGH = 1_000_000
 
 RecipeMaker = Callable[[ModelConfig, DataSet, Statistics, int], Recipe]
 """Makes a recipe from the model section, the data, their statistics and a seed."""
@@ -73,7 +78,9 @@ def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path
         mesh = make_mesh(world, config.mesh.replica, config.mesh.unit)
         data, statistics, recipe = _agreed(world, lambda: _prepare(config, make_recipe))
         torch.use_deterministic_algorithms(config.run.deterministic)
-        train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff)
+        # One process looks for the edges of stores that nobody has looked for yet; the others find them there.
+        _agreed(world, lambda: _measured(data, recipe) if world.rank == 0 else True)
+        train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff, data.draws)
         notes: list[str] = []
         step = make_step(config, recipe, train, mesh, launched.device, accounting, notes.append)
         model = recipe.model
@@ -141,6 +148,12 @@ def _prepare(config: Config, make_recipe: RecipeMaker) -> tuple[DataSet, Statist
     return data, statistics, recipe
 
 
+def _measured(data: DataSet, recipe: Recipe) -> bool:
+    for frames in (data.train, data.val):
+        measure_stores(frames, recipe.cutoff, recipe.near_cutoff)
+    return True
+
+
 def _where(world: Communicator, config: Config, job: Job, resumed: Path | None) -> tuple[Path, Path | None]:
     """The run directory, and the checkpoint to begin with; the first rank looks for all, so that all see the same."""
     directory, begun = (resumed, True) if resumed is not None else choose_directory(world, config, job)
@@ -181,9 +194,17 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     for warning in statistics.warnings:
         say(f"warning: {warning}")
     if training.talks:
+        for warning in _repeats(data):
+            say(f"warning: {warning}")
         MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step)
     if state.progress.step:
         say(f"resuming at step {state.progress.step}")
+
+
+def _repeats(data: DataSet) -> list[str]:
+    if len(data.train) > _LOOKED_THROUGH:
+        return []  # minutes of sorting, which check-data takes
+    return repeat_warnings(data.train, data.val)
 
 
 def _finish(training: Training, statistics: Statistics) -> None:

@@ -84,7 +84,7 @@ def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, se
 
 def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> MatRISMoE:
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
-    if any(frame.has("magmoms") for frame in data.train) and "magnetic_moments" not in config.changes:
+    if data.has("magmoms") and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
     formulas = _formulas(config)
     run_block = checkpoint_block if config.checkpoint else call_block

@@ -83,6 +83,7 @@ def labelled_frames(
         UserError: files that cannot be read, or tasks and elements the model does not know.
     """
     saved = model_path / "config.yaml"
+    frames: Sequence[Frame]
     if paths:
         frames = [frame for path in paths for frame in read_frames(path, KeyNames(), default_task="")]
     elif saved.exists():
