@@ -1,10 +1,12 @@
 """The documentation tells the truth: its code runs, its links lead somewhere, its tables are those of the code."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 from generate import filled
+from site_pages import ELSEWHERE, with_links_of_site
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
@@ -52,3 +54,56 @@ def test_links_between_pages_lead_somewhere(page: Path):
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=name)
 def test_generated_tables_are_fresh(page: Path):
     assert filled(page.read_text()) == page.read_text(), "run: python docs/generate.py"
+
+
+def texts_of_packages() -> list[str]:
+    """Every string that the packages could say, f-strings in their constant parts."""
+    trees = [ast.parse(path.read_text()) for path in ROOT.glob("packages/*/src/**/*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return [node.value for node in nodes if isinstance(node.value, str)]
+
+
+def test_messages_that_the_documentation_explains_are_those_of_the_code():
+    messages = re.findall(r"^### `(.*)`$", (ROOT / "docs/errors.md").read_text(), flags=re.MULTILINE)
+    assert messages
+    everything = texts_of_packages()
+    for message in messages:
+        for part in filter(str.strip, message.split("…")):
+            assert any(part.strip() in text for text in everything), f"nothing says '{part}' of '{message}'"
+
+
+def test_every_page_is_on_the_site_once(tmp_path: Path):
+    mkdocs = pytest.importorskip("mkdocs.config")
+    from mkdocs.commands.build import build
+
+    config = mkdocs.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"))
+    build(config)  # strict: a page outside the navigation or a link that leads nowhere is an error
+    pages = {path.relative_to(tmp_path / "site").with_suffix(".md") for path in (tmp_path / "site").rglob("*.html")}
+    written = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").glob("*.md")}
+    assert pages - {Path("404.md")} == written | {Path(target) for target in ELSEWHERE.values()}
+
+
+def test_the_site_asks_no_other_server_for_anything(tmp_path: Path):
+    mkdocs = pytest.importorskip("mkdocs.config")
+    from mkdocs.commands.build import build
+
+    build(mkdocs.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site")))
+    for page in (tmp_path / "site").rglob("*.html"):
+        fetched = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(https?:[^\"]*)", page.read_text())
+        assert not fetched, f"{page.name} fetches {fetched}"
+
+
+@pytest.mark.parametrize(
+    ("markdown", "source", "on_site"),
+    [
+        ("[t](training.md#steps)", "docs/using.md", "[t](training.md#steps)"),
+        ("![f](docs/moe.svg)", "README.md", "![f](moe.svg)"),
+        ("[c](packages/janus-comm)", "README.md", "[c](packages/janus-comm.md)"),
+        ("[s](../../docs/sharding.md)", "packages/janus-comm/README.md", "[s](../sharding.md)"),
+        ("[e](../examples/own_loop.py)", "docs/using.md", "e"),
+        ("[p](https://arxiv.org/abs/2604.15821)", "README.md", "[p](https://arxiv.org/abs/2604.15821)"),
+    ],
+)
+def test_links_lead_to_the_same_page_on_the_site(markdown: str, source: str, on_site: str):
+    target = ELSEWHERE.get(source, source.removeprefix("docs/"))
+    assert with_links_of_site(markdown, source, target) == on_site

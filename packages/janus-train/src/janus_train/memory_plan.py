@@ -63,9 +63,8 @@ class MemoryPlan:
         if self.strategy.route == "backward":
             way += f" mesh.weights={self.strategy.weights}"
         way += f" model.checkpoint={str(self.strategy.checkpoint).lower()}"
-        said = (
-            f"memory of a rank in the largest step: {self.needed / 1e9:.2f} of {self.available / 1e9:.2f} GB with {way}"
-        )
+        needed, available = _amount(self.needed), _amount(self.available)
+        said = f"memory of a rank in the largest step: {needed} of {available} with {way}"
         if self.fits:
             return said
         largest = max(self.kinds, key=lambda kind: self.kinds[kind])
@@ -128,6 +127,10 @@ def available_bytes(asked: float | None, device: torch.device, world: Communicat
     hosts = world.gather_object(socket.gethostname())
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return round(_USABLE * total / hosts.count(socket.gethostname()))
+
+
+def _amount(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _allowed(config: Config) -> Sequence[Strategy]:
