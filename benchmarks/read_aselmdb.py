@@ -20,7 +20,11 @@ from janus_train.config import KeyNames
 from janus_train.data.aselmdb import aselmdb_frames
 from janus_train.data.frame import Frame
 
-KINDS = {"crystals of 20 atoms": (20, True), "molecules of 50 atoms": (50, False), "molecules of 200 atoms": (200, False)}
+KINDS = {
+    "crystals of 20 atoms": (20, True),
+    "molecules of 50 atoms": (50, False),
+    "molecules of 200 atoms": (200, False),
+}
 
 
 def write_file(path: Path, atoms: int, periodic: bool, rows: int) -> None:

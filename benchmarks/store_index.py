@@ -59,7 +59,7 @@ def write_index(path: Path, rows: int, split: bool) -> None:
     sizes.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
 
-    def column(file: Path, kind: str, count: int, values) -> None:  # noqa: ANN001
+    def column(file: Path, kind: str, count: int, values) -> None:
         array = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=(count,))
         for start in range(0, count, _PART):
             array[start : start + _PART] = values(start, min(_PART, count - start))
@@ -79,8 +79,8 @@ def write_index(path: Path, rows: int, split: bool) -> None:
     column(sizes / "edges.npy", SIZE_TYPES["edges"], rows, lambda _, n: rng.integers(20, 8000, n))
     column(sizes / "near_pairs.npy", SIZE_TYPES["near_pairs"], rows, lambda _, n: rng.integers(20, 80000, n))
     column(sizes / "element_edges.npy", SIZE_TYPES["element_edges"], 3 * rows, lambda _, n: np.full(n, 100))
-    write_json(path / STORE_FILE, {"format": FORMAT, "rows": rows, "shards": [rows], "tasks": ["a", "b", "c"],
-                                   "labels": ["energy", "forces", "stress"], "fingerprint": "made", "sources": []})  # fmt: skip
+    about = {"format": FORMAT, "rows": rows, "shards": [rows], "tasks": ["a", "b", "c"], "fingerprint": "made"}
+    write_json(path / STORE_FILE, {**about, "labels": ["energy", "forces", "stress"], "sources": []})
 
 
 def begin_epoch(path: Path, budget: int) -> dict[str, float]:
@@ -116,7 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=100_000_000)
     parser.add_argument("--budget", type=int, default=1_000_000)
-    parser.add_argument("--marked", action="store_true", help="frames are marked train or val; else groups are set aside")
+    parser.add_argument(
+        "--marked", action="store_true", help="frames are marked train or val; else groups are set aside"
+    )
     parser.add_argument("--directory", type=Path, help="where to write the index, some 60 bytes a row; kept if given")
     arguments = parser.parse_args()
     path = arguments.directory or Path(tempfile.mkdtemp())

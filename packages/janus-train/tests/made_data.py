@@ -58,18 +58,20 @@ def pair_frame(numbers: list[int], positions: np.ndarray, cell: np.ndarray | Non
     return Frame(structure, "made", energy(positions), -derivative(energy, positions), stress, origin=origin)
 
 
-def crystal(seed: int, cell: np.ndarray | None = None, origin: str = "") -> Frame:
+def crystal(seed: int, cell: np.ndarray | None = None, origin: str = "", scatter: float = 0.03) -> Frame:
     """Two atoms of each of two kinds in a skewed cell; the same fractional coordinates for a seed."""
     rng = np.random.default_rng(seed)
     box = np.array([[3.6, 0.3, 0.0], [0.0, 3.5, 0.4], [0.2, 0.0, 3.7]]) if cell is None else cell
-    fractions = np.array([[0.0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]) + 0.03 * rng.normal(size=(4, 3))
+    fractions = np.array([[0.0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]) + scatter * rng.normal(size=(4, 3))
     return pair_frame([14, 14, 8, 8], fractions @ box, box, origin)
 
 
 def molecule(seed: int, origin: str = "") -> Frame:
     """Three atoms, free."""
     rng = np.random.default_rng(seed)
-    return pair_frame([8, 1, 1], np.array([[0, 0, 0], [2.0, 0, 0], [0, 2.1, 0]]) + 0.1 * rng.normal(size=(3, 3)), None, origin)
+    return pair_frame(
+        [8, 1, 1], np.array([[0, 0, 0], [2.0, 0, 0], [0, 2.1, 0]]) + 0.1 * rng.normal(size=(3, 3)), None, origin
+    )
 
 
 def elastic_series(count: int = 8) -> list[Frame]:

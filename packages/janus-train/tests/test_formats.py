@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ase.db import connect
 from ase.io import write
-from made_data import assert_same, crystal, derivative, molecule, pair_energy, to_atoms
 
 from janus_train.config import KeyNames, load_config
 from janus_train.data.deepmd import stress_of_virial
@@ -19,6 +18,7 @@ from janus_train.data.frame import Frame
 from janus_train.data.load import load_data
 from janus_train.data.read import frame_label_names, read_frames
 from janus_train.failure import UserError
+from made_data import assert_same, crystal, derivative, molecule, pair_energy, to_atoms
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,9 @@ def test_rows_of_aselmdb_are_those_of_the_reference_reader(frames: list[Frame], 
             np.testing.assert_array_equal(frame.stress, atoms.get_stress(voigt=False))
 
 
-def test_rows_that_were_deleted_are_left_out_and_rows_that_are_missing_are_an_error(tmp_path: Path, frames: list[Frame]):
+def test_rows_that_were_deleted_are_left_out_and_rows_that_are_missing_are_an_error(
+    tmp_path: Path, frames: list[Frame]
+):
     write_aselmdb(tmp_path / "some.aselmdb", frames, deleted=(2, 5))
     found = read_frames(tmp_path / "some.aselmdb", KeyNames())
     assert [int(frame.origin.split()[1]) for frame in found] == [1, 3, 4]
@@ -139,7 +141,9 @@ def write_deepmd(system: Path, frames: list[Frame], *, mixed: bool = False) -> N
     most = max(len(frame.structure) for frame in frames)
 
     def rows(arrays: list[np.ndarray], fill: float = 0) -> np.ndarray:
-        return np.stack([np.pad(a.ravel(), (0, most * (a.size // len(a)) - a.size), constant_values=fill) for a in arrays])
+        return np.stack(
+            [np.pad(a.ravel(), (0, most * (a.size // len(a)) - a.size), constant_values=fill) for a in arrays]
+        )
 
     kinds = [np.array([types[z] for z in frame.structure.atomic_numbers]) for frame in frames]
     (system / "type.raw").write_text("\n".join(map(str, [0] * most if mixed else kinds[0].tolist())))
@@ -160,7 +164,9 @@ def virial_by_differences(frame: Frame) -> np.ndarray:
 
     def energy(strain: np.ndarray) -> float:
         deformation = np.eye(3) + (strain + strain.T) / 2
-        return pair_energy(structure.atomic_numbers, structure.positions @ deformation, structure.cell @ deformation, True)
+        return pair_energy(
+            structure.atomic_numbers, structure.positions @ deformation, structure.cell @ deformation, True
+        )
 
     return -derivative(energy, np.zeros((3, 3)))
 
@@ -186,7 +192,11 @@ def test_deepmd_systems_may_mix_types_and_have_no_cell(tmp_path: Path):
     pair = Frame(replace(two.structure, atomic_numbers=[8, 1], positions=two.structure.positions[:2]), "made", 1.0,
                  two.forces[:2])  # fmt: skip
     write_deepmd(tmp_path / "padded", [several[0], pair], mixed=True)
-    for name, expected in (("mixed", [crystal(1), crystal(2)]), ("free", [molecule(1)]), ("padded", [several[0], pair])):
+    for name, expected in (
+        ("mixed", [crystal(1), crystal(2)]),
+        ("free", [molecule(1)]),
+        ("padded", [several[0], pair]),
+    ):
         for frame, other in zip(read_frames(tmp_path / name, KeyNames()), expected, strict=True):
             assert_same(frame, other, but=("origin", "task", "stress"))
 
@@ -207,6 +217,7 @@ def test_what_is_wrong_with_a_deepmd_system_is_named(tmp_path: Path):
 VASPRUN = """<?xml version="1.0" encoding="ISO-8859-1"?>
 <modeling>
  <generator><i name="program" type="string">vasp</i></generator>
+ <kpoints><varray name="kpointlist"><v>0 0 0</v></varray><varray name="weights"><v>1</v></varray></kpoints>
  <atominfo><atoms>2</atoms><types>1</types>
   <array name="atoms"><dimension dim="1">ion</dimension><field type="string">element</field>
    <field type="int">atomtype</field><set><rc><c>Si</c><c>1</c></rc><rc><c>Si</c><c>1</c></rc></set></array>
@@ -214,7 +225,8 @@ VASPRUN = """<?xml version="1.0" encoding="ISO-8859-1"?>
  <structure name="initialpos"><crystal><varray name="basis"><v>4 0 0</v><v>0 4 0</v><v>0 0 4</v></varray></crystal>
   <varray name="positions"><v>0 0 0</v><v>0.5 0.5 0.5</v></varray></structure>
  <calculation>
-  <scstep><energy><i name="e_fr_energy">-9.0</i><i name="e_wo_entrp">-9.1</i><i name="e_0_energy">-9.05</i></energy></scstep>
+  <scstep><energy><i name="e_fr_energy">-9.0</i><i name="e_wo_entrp">-9.1</i><i name="e_0_energy">-9.05</i>
+  </energy></scstep>
   <structure><crystal><varray name="basis"><v>4 0 0</v><v>0 4 0</v><v>0 0 4</v></varray></crystal>
    <varray name="positions"><v>0 0 0</v><v>0.5 0.5 0.5</v></varray></structure>
   <varray name="forces"><v>0.1 0 0</v><v>-0.1 0 0</v></varray>
@@ -250,7 +262,11 @@ def test_files_of_directories_and_patterns_come_in_sorted_order(tmp_path: Path):
     assert files_of(tmp_path / "[ab]") == [tmp_path / "a/x.traj", tmp_path / "b/10.xyz.gz", tmp_path / "b/2.extxyz"]
     (tmp_path / "[1].xyz").touch()
     assert files_of(tmp_path / "[1].xyz") == [tmp_path / "[1].xyz"]
-    for nothing, message in (("none*.xyz", "no file matches"), ("none.xyz", "no file"), ("d", "no data in the directory")):
+    for nothing, message in (
+        ("none*.xyz", "no file matches"),
+        ("none.xyz", "no file"),
+        ("d", "no data in the directory"),
+    ):
         (tmp_path / "d").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=message):
             files_of(tmp_path / nothing)
@@ -281,7 +297,9 @@ def test_labels_under_another_key_are_an_error_that_lists_the_keys_present(kind:
         assert part in str(caught.value)
     if kind in ("extxyz", "db"):
         found = load_data(load_config(None, [f"data.train={path}", "data.keys.forces=forces_dft"]))
-        np.testing.assert_allclose(found.train[0].forces, frames[int(found.train[0].origin.split()[1]) - (kind == "db")].forces, atol=1e-8)
+        np.testing.assert_allclose(
+            found.train[0].forces, frames[int(found.train[0].origin.split()[1]) - (kind == "db")].forces, atol=1e-8
+        )
     assert frame_label_names(path)
 
 

@@ -10,7 +10,6 @@ import pytest
 from ase.io import write
 from hypothesis import given
 from hypothesis import strategies as st
-from made_data import assert_same, crystal, molecule, to_atoms
 
 from janus_graph import Structure
 from janus_graph.packing import CostModel, structure_sizes
@@ -24,6 +23,7 @@ from janus_train.data.read import read_frames
 from janus_train.data.store import Conversion, Store, convert, measure_sizes, stored_sizes
 from janus_train.data.store.codec import decode_frame, encode_frame
 from janus_train.failure import UserError
+from made_data import assert_same, crystal, molecule, to_atoms
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(max_size=5)
@@ -34,8 +34,8 @@ def any_frame(draw: st.DrawFn) -> Frame:
     count = draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     periodic = np.array(draw(st.lists(st.booleans(), min_size=3, max_size=3)))
-    structure = Structure(rng.integers(1, 119, count), rng.normal(size=(count, 3)), np.eye(3) * 3 + rng.normal(0, 0.1, (3, 3)),
-                          periodic, draw(st.integers(-3, 3)), draw(st.integers(1, 5)))  # fmt: skip
+    cell, charge, spin = np.eye(3) * 3 + rng.normal(0, 0.1, (3, 3)), draw(st.integers(-3, 3)), draw(st.integers(1, 5))
+    structure = Structure(rng.integers(1, 119, count), rng.normal(size=(count, 3)), cell, periodic, charge, spin)
     labels = {
         "energy": float(draw(finite)), "forces": rng.normal(size=(count, 3)), "stress": rng.normal(size=(3, 3)),
         "magmoms": rng.normal(size=count),
@@ -55,7 +55,9 @@ def frames_of_two_kinds(count: int) -> list[Frame]:
     frames = []
     for number in range(count):
         frame = crystal(number % 7) if number % 2 else molecule(number % 5)
-        frame = replace(frame, task="ab"[number % 2], group=f"g{number // 4}", split=("train", "train", "val", "test")[number % 4])
+        frame = replace(
+            frame, task="ab"[number % 2], group=f"g{number // 4}", split=("train", "train", "val", "test")[number % 4]
+        )
         frames.append(replace(frame, forces=None) if number % 5 == 0 else frame)
     return frames
 
@@ -78,9 +80,13 @@ def conversion(source: Path, *, per_file: bool = True, cutoffs: tuple[float, flo
 
 
 @pytest.mark.parametrize(("workers", "per_file"), [(1, False), (2, True)])
-def test_a_store_gives_back_the_frames_of_its_sources_in_order(source: Path, tmp_path: Path, workers: int, per_file: bool):
+def test_a_store_gives_back_the_frames_of_its_sources_in_order(
+    source: Path, tmp_path: Path, workers: int, per_file: bool
+):
     told = []
-    about = convert(conversion(source, per_file=per_file), tmp_path / "store", workers, lambda rows, jobs: told.append((rows, jobs)))
+    about = convert(
+        conversion(source, per_file=per_file), tmp_path / "store", workers, lambda rows, jobs: told.append((rows, jobs))
+    )
     expected = read_frames(source, KeyNames())
     store = Store(tmp_path / "store")
     assert sorted(told) == ([(8, 3)] * 3 if per_file else [(24, 1)])
@@ -196,7 +202,13 @@ def test_training_sees_the_same_frames_from_a_store_as_from_its_files(source: Pa
     assert [len(part) for part in column_parts(mixed.train)] == [12, 4]
     assert mixed.train[-1].structure.task == mixed.tasks.index(mixed.train[-1].task)
     fingerprints = {
-        data_fingerprint(load_data(load_config(None, [f"data.train={tmp_path / 'store'}", *settings, f"run.seed={seed}", "data.split_by=frame"])))
+        data_fingerprint(
+            load_data(
+                load_config(
+                    None, [f"data.train={tmp_path / 'store'}", *settings, f"run.seed={seed}", "data.split_by=frame"]
+                )
+            )
+        )
         for seed in (0, 0, 1)
     }
     assert len(fingerprints) == 1  # marked frames are not set aside at random
@@ -208,8 +220,11 @@ def test_frames_of_a_store_that_name_no_task_get_that_of_their_source(tmp_path: 
         del each.info["task"]
     write(tmp_path / "plain.extxyz", atoms)
     convert(Conversion(((tmp_path / "plain.extxyz", KeyNames(), ""),)), tmp_path / "store")
-    for given, expected in ((f"{{path: {tmp_path / 'store'}, task: pbe}}", "pbe"), (str(tmp_path / "store"), "default")):
-        data = load_data(load_config(None, [f"data.train=[{given}]", "loss.stress=0"]))
+    for source_given, expected in (
+        (f"{{path: {tmp_path / 'store'}, task: pbe}}", "pbe"),
+        (str(tmp_path / "store"), "default"),
+    ):
+        data = load_data(load_config(None, [f"data.train=[{source_given}]", "loss.stress=0"]))
         assert data.tasks == (expected,)
         assert {frame.task for frame in [*data.train, *data.val]} == {expected}
 

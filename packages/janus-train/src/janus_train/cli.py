@@ -1,6 +1,7 @@
 """janus-train: the command line.
 
-Exit codes: 0 done, 2 the user's input is wrong, 3 check-data found something suspicious, 75 asked to stop and worth starting again, 1 everything else.
+Exit codes: 0 done, 2 the user's input is wrong, 3 check-data found something suspicious, 75 asked to stop and worth
+starting again, 1 everything else.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def prune(
 
 @app.command("check-data")
 def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
-    """Read the data a configuration asks for (or the files given) and print what they hold; exit code 3 for suspicions."""
+    """Read the data a configuration asks for (or the files given) and print what they hold; code 3: suspicious."""
     from janus_train.check_data import check
 
     paths = [Path(text) for text in settings or [] if "=" not in text and not text.endswith((".yaml", ".yml"))]

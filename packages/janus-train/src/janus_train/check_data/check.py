@@ -12,7 +12,7 @@ import numpy as np
 from janus_graph import HIGHEST_ATOMIC_NUMBER
 from janus_train.check_data.looks import FrameLooks, energy_outliers, rounded_to_float32
 from janus_train.check_data.series import displaced_pairs, strained_pairs
-from janus_train.check_data.verdicts import Verdict, force_verdict, stress_verdict
+from janus_train.check_data.verdicts import Verdict, energy_jumps, force_verdict, stress_verdict
 from janus_train.config import load_config
 from janus_train.data.chosen import column_parts
 from janus_train.data.duplicates import Repeats, find_repeats
@@ -70,7 +70,7 @@ def check(config_path: Path | None, overrides: Sequence[str]) -> DataReport:
             to = found.notes if "not used" in problem else found.suspicions
             to[f"{len(origins)} frame(s) with {problem}"] = origins
     found.suspicions.update(looks.stress_suspicions())
-    found.notes.update(dict.fromkeys(statistics.warnings, []))
+    found.notes.update({warning: [] for warning in statistics.warnings})
     return _report(data, statistics, found, verdicts)
 
 
@@ -81,17 +81,22 @@ def _read_through(data: DataSet, found: _Findings) -> tuple[FrameLooks, dict[str
     strained = strained_pairs(_some(data))
     verdicts: dict[str, dict[str, Verdict]] = {}
     for task in data.tasks:
-        for name, verdict in (
-            ("forces", force_verdict([pair for pair in displaced if pair.task == task])),
-            ("stress", stress_verdict([pair for pair in strained if pair.task == task])),
-        ):
-            if verdict is None:
-                continue
-            verdicts.setdefault(task, {})[name] = verdict
+        own = [pair for pair in displaced if pair.task == task]
+        of_task = {
+            "forces": force_verdict(own),
+            "stress": stress_verdict([pair for pair in strained if pair.task == task]),
+        }
+        verdicts[task] = {name: verdict for name, verdict in of_task.items() if verdict is not None}
+        for verdict in verdicts[task].values():
             if verdict.suspicion is not None:
-                found.suspicions[f"task {task}, {verdict.pairs} pairs of frames of a series: {verdict.suspicion}"] = list(
-                    verdict.origins
-                )
+                what = f"task {task}, {verdict.pairs} pairs of frames of a series: {verdict.suspicion}"
+                found.suspicions[what] = list(verdict.origins)
+        agree = "forces" in verdicts[task] and verdicts[task]["forces"].suspicion is None
+        if agree and (jumps := energy_jumps(own)):
+            what = (
+                f"task {task}: energies jump {len(jumps)} time(s) between frames that are near, by what no force tells"
+            )
+            found.suspicions[what] = jumps
     return looks, verdicts
 
 
@@ -193,7 +198,8 @@ def _report(
         "reference_residuals": residuals,
         "series": {
             task: {
-                name: {"pairs": v.pairs, "factor": v.factor, "correlation": v.correlation} for name, v in of_task.items()
+                name: {"pairs": v.pairs, "factor": v.factor, "correlation": v.correlation}
+                for name, v in of_task.items()
             }
             for task, of_task in verdicts.items()
         },

@@ -22,6 +22,8 @@ _LARGEST_STRESS = 1.0
 # Correlation of stress with volume, among frames of a formula, below which its sign is wrong.
 _AGAINST = -0.8
 _FEWEST, _SPREAD = 5, 0.02
+# Energies (references taken off) this far from the others, eV an atom, and by so many times their usual scatter.
+_OUTLYING, _SPREADS = 2.0, 15
 _BLOCK = 256
 
 CLOSE = "atoms too close"
@@ -79,8 +81,8 @@ class FrameLooks:
             against, along = self._trends(task)
             if against > along:
                 text = (
-                    f"task {task}: in {against} of {against + along} formulas, compressed frames are under tension: the "
-                    "sign of the stress is wrong (tension is positive here)"
+                    f"task {task}: in {against} of {against + along} formulas, compressed frames are under tension: "
+                    "the sign of the stress is wrong (tension is positive here)"
                 )
                 found[text] = [origin for _, origin in stresses]
         return found
@@ -101,7 +103,11 @@ def rounded_to_float32(energies: np.ndarray, atoms: np.ndarray) -> float | None:
     """How coarse energies are, eV an atom, if all of them are numbers that float32 can hold and that matters."""
     known = np.isfinite(energies)
     energies, atoms = energies[known], atoms[known]
-    if len(energies) < _FEWEST or not (energies.astype(np.float32) == energies).all() or (energies == np.rint(energies)).all():
+    if (
+        len(energies) < _FEWEST
+        or not (energies.astype(np.float32) == energies).all()
+        or (energies == np.rint(energies)).all()
+    ):
         return None
     step = float((np.spacing(np.abs(energies).astype(np.float32)) / atoms).max())
     return step if step > 1e-4 else None
@@ -113,7 +119,7 @@ def energy_outliers(residuals: np.ndarray) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     off = np.abs(residuals - np.median(residuals))
     spread = 1.4826 * float(np.median(off))
-    far = np.flatnonzero((off > 15 * spread) & (off > 1.0))
+    far = np.flatnonzero((off > _SPREADS * spread) & (off > _OUTLYING))
     return far[np.argsort(-off[far])]
 
 

@@ -22,7 +22,7 @@ from janus_graph import Structure
 from janus_train.data.frame import Frame
 
 # Å: beyond, forces change too much between two frames; below, energies differ by what files leave of their digits.
-_LARGEST_STEP, _SMALLEST_STEP = 0.3, 1e-4
+_LARGEST_STEP, _SMALLEST_STEP = 0.2, 1e-4
 _LARGEST_STRAIN, _SMALLEST_STRAIN = 0.06, 1e-4
 # Series that are kept in mind at a time, and frames of each.
 _SERIES, _OF_SERIES = 2000, 12

@@ -79,4 +79,4 @@ class DataConfig(Section):
 
     def keys_of(self, source: SourceConfig) -> KeyNames:
         """Under which names a source holds its labels."""
-        return self.keys.model_copy(update=source.keys)
+        return self.keys.model_copy(update=dict[str, str](source.keys.items()))

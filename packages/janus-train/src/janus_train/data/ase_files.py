@@ -51,8 +51,8 @@ def database_frames(path: Path, keys: KeyNames, default_task: str) -> Iterator[F
     except Exception as error:
         where = f"row after {number} of {path}" if number is not None else str(path)
         raise UserError(
-            f"{where} cannot be read as an ASE database ({type(error).__name__}: {error}); it is damaged, or of another "
-            "kind than its name says"
+            f"{where} cannot be read as an ASE database ({type(error).__name__}: {error}); it is damaged, or of "
+            "another kind than its name says"
         ) from error
 
 
@@ -62,7 +62,7 @@ def frame_of_atoms(atoms: Atoms, keys: KeyNames, default_task: str, origin: str)
 
 
 def carried_by(atoms: Atoms) -> dict[str, Any]:
-    """Everything an ASE object carries beside its atoms and cell, by name: results of its calculator before the rest."""
+    """Everything an ASE object carries beside its atoms and cell, by name; results of its calculator come first."""
     rest = {
         key: value
         for key, value in {**atoms.info, **atoms.arrays}.items()

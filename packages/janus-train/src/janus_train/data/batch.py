@@ -66,9 +66,7 @@ class FrameSource:
         rows_by_element: for each frame its atomic numbers, the atoms of each, and the edges centred on them.
     """
 
-    def __init__(
-        self, frames: Sequence[Frame], cutoff: float, near_cutoff: float, draws: Sequence[Draws] = ()
-    ) -> None:
+    def __init__(self, frames: Sequence[Frame], cutoff: float, near_cutoff: float, draws: Sequence[Draws] = ()) -> None:
         self.frames, self.draws = frames, tuple(draws)
         self.cutoff, self.near_cutoff = cutoff, near_cutoff
         self._sizes = frame_sizes(frames, cutoff, near_cutoff)

@@ -101,9 +101,7 @@ def drawn(count: int, draws: Sequence[Draws], seed: int, epoch: int) -> np.ndarr
     return np.concatenate(parts)
 
 
-def within_budget(
-    places: Sequence[int], costs: Int64[np.ndarray, "frames"], budget: int | None = None
-) -> list[list[int]]:
+def within_budget(places: Sequence[int], costs: Column, budget: int | None = None) -> list[list[int]]:
     """The same frames in their order, in groups that cost at most so much; one that costs more is a group of its own.
 
     Args:
@@ -113,8 +111,8 @@ def within_budget(
     """
     groups: list[list[int]] = []
     spent = 0
-    for place in places:
-        cost = int(costs[place])
+    of_places: list[int] = costs[np.asarray(places, dtype=np.int64)].tolist()
+    for place, cost in zip(places, of_places, strict=True):
         if not groups or (budget is not None and spent + cost > budget):
             groups.append([])
             spent = 0

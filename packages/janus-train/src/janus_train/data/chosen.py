@@ -144,7 +144,7 @@ class ChosenFrames(Sequence[Frame]):
             if isinstance(frames, Store):
                 digest.update(frames.fingerprint.encode())
                 digest.update(" ".join(part.shelf.columns.tasks).encode())
-                digest.update(np.ascontiguousarray(part.rows))
+                digest.update(np.ascontiguousarray(part.rows).data)
             else:
                 digest.update(fingerprint(frames[row] for row in part.rows.tolist()).encode())
         return digest.hexdigest()
@@ -192,5 +192,7 @@ def _summed(parts: Iterable[Columns]) -> dict[str, TaskSummary]:
             task.frames += int(own.sum())
             for label in LABELS:
                 task.labels[label] += int((columns.has(label) & own).sum())
-            task.elements |= set(np.flatnonzero(np.bincount(columns.element[np.repeat(own, np.diff(columns.first))])).tolist())
+            task.elements |= set(
+                np.flatnonzero(np.bincount(columns.element[np.repeat(own, np.diff(columns.first))])).tolist()
+            )
     return found

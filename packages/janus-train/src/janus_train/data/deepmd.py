@@ -51,9 +51,7 @@ def deepmd_label_names(system: Path) -> list[str]:
     return sorted(path.stem for path in first.glob("*.npy") if path.stem not in ("coord", "box", "real_atom_types"))
 
 
-def _frame(
-    arrays: Mapping[str, np.ndarray], row: int, numbers: np.ndarray, about: tuple[KeyNames, str, str]
-) -> Frame:
+def _frame(arrays: Mapping[str, np.ndarray], row: int, numbers: np.ndarray, about: tuple[KeyNames, str, str]) -> Frame:
     keys, default_task, origin = about
     there = numbers > 0
     cell = np.asarray(arrays["box"][row], dtype=np.float64).reshape(3, 3) if "box" in arrays else np.zeros((3, 3))
@@ -119,7 +117,9 @@ def _atomic_numbers(system: Path) -> np.ndarray:
 
     path = system / "type_map.raw"
     if not path.exists():
-        raise UserError(f"{system} has no type_map.raw, so its types are unknown; write their symbols there, one a line")
+        raise UserError(
+            f"{system} has no type_map.raw, so its types are unknown; write their symbols there, one a line"
+        )
     symbols = path.read_text().split()
     unknown = [symbol for symbol in symbols if not 0 < atomic_numbers.get(symbol, 0) <= HIGHEST_ATOMIC_NUMBER]
     if unknown:

@@ -22,8 +22,8 @@ _ATOMS_AT_A_TIME = 4096
 def geometry_checksums(structures: Sequence[Structure]) -> UInt64[np.ndarray, "structures"]:
     """64 bits of each structure, the same for all orders, positions and orientations of its atoms.
 
-    They are made of sums over the distances between neighbours, by pairs of elements, and of charge and spin. Structures
-    of the same checksum are almost certainly the same; `same_geometry` makes sure.
+    They are made of sums over the distances between neighbours, by pairs of elements, and of charge and spin.
+    Structures of the same checksum are almost certainly the same; `same_geometry` makes sure.
     """
     checksums = np.zeros(len(structures), dtype=np.uint64)
     part = np.cumsum([len(structure) for structure in structures]) // _ATOMS_AT_A_TIME
@@ -72,13 +72,13 @@ def _checksum(structure: Structure, listed: NeighborList) -> int:
 
 
 def _element_pairs(structure: Structure, listed: NeighborList) -> np.ndarray:
-    ends = np.sort(structure.atomic_numbers[np.stack([listed.centre, listed.neighbor])], axis=0)
+    ends = np.sort(structure.atomic_numbers[np.stack([listed.centre, listed.neighbour])], axis=0)
     pairs: np.ndarray = ends[0] * 256 + ends[1]
     return pairs
 
 
 def _sorted_distances(structure: Structure) -> Float64[np.ndarray, "2 edges"]:
-    """Pairs of elements and distances of all edges, in this order. The reach is where no atoms come and go by chance."""
+    """Pairs of elements and distances of all edges, sorted, but for those at the very reach, which come and go."""
     listed = neighbor_lists([structure], _REACH)[0]
     pairs = _element_pairs(structure, listed)
     weight = np.where(listed.distance < _REACH - 0.01, listed.distance, _REACH)

@@ -21,7 +21,9 @@ def open_lmdb(path: Path) -> lmdb.Environment:
     try:
         return lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_spare_txns=8)
     except lmdb.Error as error:
-        raise UserError(f"{path} cannot be read as LMDB ({error}); it is cut short, damaged, or another kind") from error
+        raise UserError(
+            f"{path} cannot be read as LMDB ({error}); it is cut short, damaged, or another kind"
+        ) from error
 
 
 def lmdb_package() -> Any:

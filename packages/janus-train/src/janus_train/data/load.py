@@ -14,9 +14,9 @@ import numpy as np
 from janus_train.config import Config, DataConfig, SourceConfig
 from janus_train.data.batching import Draws
 from janus_train.data.chosen import Chosen, ChosenFrames, Shelf, TaskSummary, choose, column_parts, summary_of
-from janus_train.data.columns import Columns, columns_of
+from janus_train.data.columns import columns_of
 from janus_train.data.files import files_of, is_store
-from janus_train.data.frame import LABELS, Frame, fingerprint, with_task_indices
+from janus_train.data.frame import Frame, fingerprint, with_task_indices
 from janus_train.data.read import frame_label_names, frames_of_file, read_frames
 from janus_train.data.split import marked, set_aside
 from janus_train.data.store import Store
@@ -68,10 +68,7 @@ def load_data(config: Config) -> DataSet:
     """
     data = config.data
     stores: dict[tuple[Path, str], Store] = {}
-    if data.train is None:
-        shelves = [_in_memory(bundled_frames(data))]
-    else:
-        shelves = _shelves(data.train, data, stores)
+    shelves = [_in_memory(bundled_frames(data))] if data.train is None else _shelves(data.train, data, stores)
     if data.val is not None:
         aside = _shelves(data.val, data, stores)
         val = choose(aside, [np.ones(len(shelf.columns), dtype=bool) for shelf in aside])
@@ -166,7 +163,9 @@ def _tasks(chosen: Sequence[Chosen]) -> set[str]:
     for part in chosen:
         columns = part.shelf.columns
         for start in range(0, len(part.rows), _AT_A_TIME):
-            found |= {columns.tasks[number] for number in np.unique(columns.task[part.rows[start : start + _AT_A_TIME]])}
+            found |= {
+                columns.tasks[number] for number in np.unique(columns.task[part.rows[start : start + _AT_A_TIME]])
+            }
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from janus_train.config import KeyNames
-from janus_train.data import aselmdb, ase_files, deepmd
+from janus_train.data import ase_files, aselmdb, deepmd
 from janus_train.data.files import files_of, is_deepmd, is_store
 from janus_train.data.frame import Frame
 from janus_train.failure import UserError

@@ -73,7 +73,9 @@ def _lots(columns: Columns, by: str, start: int, seed: int) -> UInt64[np.ndarray
 def _distinct(lots: Sequence[np.ndarray], masks: Sequence[Mask], part: int) -> np.ndarray:
     """The different ones of a part of their range, ascending."""
     low, high = (np.uint64(part * (2**64 // _PARTS)), np.uint64((part + 1) * (2**64 // _PARTS) - 1))
-    return np.unique(np.concatenate([lot[mask & (lot >= low) & (lot <= high)] for lot, mask in zip(lots, masks, strict=True)]))
+    return np.unique(
+        np.concatenate([lot[mask & (lot >= low) & (lot <= high)] for lot, mask in zip(lots, masks, strict=True)])
+    )
 
 
 def _starts(shelves: Sequence[Columns]) -> list[int]:

@@ -46,7 +46,7 @@ def decode_frame(value: bytes) -> Frame:
     task, split, group, origin = json.loads(value[after + atoms :])
     labels = dict(zip(present, values, strict=True))
     return Frame(
-        Structure(numbers, positions, cell, [bool(periodic & 1 << axis) for axis in range(3)], charge, spin),
+        Structure(numbers, positions, cell, np.array([bool(periodic & 1 << axis) for axis in range(3)]), charge, spin),
         task=task,
         energy=float(labels["energy"]) if "energy" in labels else None,
         forces=labels.get("forces"),

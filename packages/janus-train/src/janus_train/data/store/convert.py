@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def _pieces(file: Path, keys: KeyNames, task: str, shard_bytes: int) -> Iterator
         return
     rows = aselmdb.row_count(file)
     bounds = np.linspace(1, rows + 1, parts + 1).astype(int).tolist()
-    for first, beyond in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, beyond in pairwise(bounds):
         yield _Piece(*about, (first, beyond)), size // parts
 
 
@@ -266,7 +266,9 @@ def _join_tasks(output: Path, shards: Sequence[Path], places: Sequence[Sequence[
     """The column of tasks, which every shard counts for itself."""
     numbered = []
     for shard, place in zip(shards, places, strict=True):
-        of_store = np.array([*place, 0], dtype=COLUMN_TYPES["task"])[np.fromfile(shard / "task.raw", COLUMN_TYPES["task"])]
+        of_store = np.array([*place, 0], dtype=COLUMN_TYPES["task"])[
+            np.fromfile(shard / "task.raw", COLUMN_TYPES["task"])
+        ]
         of_store.tofile(target := shard / "task-of-store.raw")
         numbered.append(target)
     join_raw(numbered, output / "task.npy", COLUMN_TYPES["task"])

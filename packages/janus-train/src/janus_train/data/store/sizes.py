@@ -72,7 +72,9 @@ def measure_sizes(
         work = partial(_measure_shard, store.path, partial_path, (cutoff, near_cutoff))
         run_jobs(range(len(store.shards)), work, workers, done)
         for name, kind in SIZE_TYPES.items():
-            join_raw((_raw(partial_path, n, name) for n in range(len(store.shards))), partial_path / f"{name}.npy", kind)
+            join_raw(
+                (_raw(partial_path, n, name) for n in range(len(store.shards))), partial_path / f"{name}.npy", kind
+            )
         for raw in partial_path.glob("*.raw"):
             raw.unlink()
         partial_path.rename(path)
