@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from janus_graph import Structure
 from janus_train.config import KeyNames
 from janus_train.data.frame import LABELS, Frame
 from janus_train.failure import UserError
+
+_FROM_VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
 
 
 def make_frame(
@@ -47,6 +50,8 @@ def make_frame(
 def _label(value: Any, label: str, keys: KeyNames, count: int) -> Any:
     if value is None:
         return None
+    if label == "energy" and isinstance(value, float) and math.isfinite(value):
+        return value
     key = getattr(keys, label)
     try:
         array = np.asarray(value, dtype=np.float64)
@@ -57,7 +62,7 @@ def _label(value: Any, label: str, keys: KeyNames, count: int) -> Any:
         array = _full_stress(array)
     if array.shape != shape:
         raise ValueError(f"'{key}' has shape {array.shape} instead of {shape}; correct it or set data.keys.{label}")
-    if not np.isfinite(array).all():
+    if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         where = "" if label in ("energy", "stress") else f" on atom {int(np.argwhere(~np.isfinite(array))[0][0])}"
         raise ValueError(f"'{key}' is NaN or infinite{where}; remove the frame or the label")
     return float(array) if label == "energy" else array
@@ -66,5 +71,5 @@ def _label(value: Any, label: str, keys: KeyNames, count: int) -> Any:
 def _full_stress(array: np.ndarray) -> np.ndarray:
     """Nine numbers as a matrix; six in Voigt order (xx, yy, zz, yz, xz, xy), which is ASE's."""
     if array.shape == (6,):
-        return array[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
+        return array.take(_FROM_VOIGT)
     return array.reshape(3, 3) if array.size == 9 else array

@@ -36,6 +36,6 @@ def lmdb_package() -> Any:
         import lmdb
     except ModuleNotFoundError as error:
         raise UserError(
-            "aselmdb files and converted stores need the packages lmdb and orjson: pip install 'janus-train[data]'"
+            "aselmdb files and converted stores need packages of the extra 'data': pip install 'janus-train[data]'"
         ) from error
     return lmdb
