@@ -61,7 +61,7 @@ def directly(path: Path) -> Iterator[Frame]:
     return aselmdb_frames(path, KeyNames(), "default")
 
 
-def differences(frames: Iterator[Frame], rows: Iterator[Atoms]) -> int:
+def differences(frames: list[Frame], rows: list[Atoms]) -> int:
     """How many values differ, in any bit."""
     wrong = 0
     for frame, atoms in zip(frames, rows, strict=True):
@@ -99,7 +99,7 @@ def main() -> None:
             report[name] = {
                 "ms_per_row": medians,
                 "ratio": medians["ase-db-backends"] / medians["direct"],
-                "values_that_differ": differences(directly(path), through_ase(path)),
+                "values_that_differ": differences(list(directly(path)), list(through_ase(path))),
             }
     print(json.dumps(report))
 

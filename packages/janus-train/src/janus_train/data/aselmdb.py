@@ -91,7 +91,8 @@ class RowDecoder:
         self._parser: Any = simdjson.Parser()
         self._list: Any = simdjson.Array
         self._mapping: Any = simdjson.Object
-        self._unpack, self._errors = isal_zlib.decompress, (isal_zlib.error, ValueError, TypeError)
+        self._unpack: Any = isal_zlib.decompress
+        self._errors: Any = (isal_zlib.error, ValueError, TypeError)
 
     def __call__(self, value: bytes | None, origin: str) -> dict[str, Any]:
         """What is in the value of one row.
