@@ -160,6 +160,9 @@ def test_other_geometries_charges_and_elements_are_others():
     assert len(set(geometry_checksums([structure, *others]).tolist())) == 1 + len(others)
     assert not any(same_geometry(structure, other) for other in others)
     assert len(geometry_checksums([])) == 0
+    apart = [replace(molecule(0).structure, positions=scale * molecule(0).structure.positions) for scale in (3.0, 3.1)]
+    assert len(set(geometry_checksums(apart).tolist())) == 2
+    assert not same_geometry(*apart)
 
 
 def test_frames_that_are_there_twice_and_in_both_splits_are_named():

@@ -16,13 +16,15 @@ _REACH = 4.0
 # a thousandth of it; frames of a trajectory differ by a thousand times as much.
 _STEP = 1e-5
 _MOMENTS = 4
+# The same for the extent, Å² or Å³ an atom.
+_STEP_OF_EXTENT = 1e-3
 _ATOMS_AT_A_TIME = 4096
 
 
 def geometry_checksums(structures: Sequence[Structure]) -> UInt64[np.ndarray, "structures"]:
     """64 bits of each structure, the same for all orders, positions and orientations of its atoms.
 
-    They are made of sums over the distances between neighbours, by pairs of elements, and of charge and spin.
+    They are made of sums over the distances between neighbours, by pairs of elements, of the extent, charge and spin.
     Structures of the same checksum are almost certainly the same; `same_geometry` makes sure.
     """
     checksums = np.zeros(len(structures), dtype=np.uint64)
@@ -36,7 +38,7 @@ def geometry_checksums(structures: Sequence[Structure]) -> UInt64[np.ndarray, "s
 
 
 def same_geometry(first: Structure, second: Structure, tolerance: float = 1e-4) -> bool:
-    """Whether two structures have the same elements, charge, spin, and distances between neighbours.
+    """Whether two structures have the same elements, charge, spin, extent, and distances between neighbours.
 
     Args:
         first: one.
@@ -46,6 +48,8 @@ def same_geometry(first: Structure, second: Structure, tolerance: float = 1e-4) 
     if (first.charge, first.spin) != (second.charge, second.spin):
         return False
     if not np.array_equal(np.sort(first.atomic_numbers), np.sort(second.atomic_numbers)):
+        return False
+    if abs(_extent(first) - _extent(second)) > _STEP_OF_EXTENT:
         return False
     one, other = (_sorted_distances(structure) for structure in (first, second))
     if one.shape != other.shape:
@@ -63,12 +67,23 @@ def _checksum(structure: Structure, listed: NeighborList) -> int:
     ]
     digest = hashlib.blake2b(digest_size=8)
     digest.update(np.sort(structure.atomic_numbers).tobytes())
-    digest.update(np.array([structure.charge, structure.spin]).tobytes())
+    extent = round(_extent(structure) / _STEP_OF_EXTENT)
+    digest.update(np.array([structure.charge, structure.spin, extent]).tobytes())
     steps = np.rint(np.stack(sums) / len(structure) / _STEP).astype(np.int64)
     seen = steps.any(axis=0)  # pairs at the very reach come and go with the last digit, and count nothing
     digest.update(kinds[seen].astype(np.int64).tobytes())
     digest.update(np.ascontiguousarray(steps[:, seen]).tobytes())
     return int.from_bytes(digest.digest(), "little")
+
+
+def _extent(structure: Structure) -> float:
+    """What tells structures apart whose atoms are far from each other: volume, area or length of the cell an atom, or
+    without periods the mean square distance from the middle.
+    """
+    if not structure.periodic.any():
+        return float(((structure.positions - structure.positions.mean(axis=0)) ** 2).sum(axis=1).mean())
+    rows = structure.cell[structure.periodic]
+    return float(np.sqrt(max(np.linalg.det(rows @ rows.T), 0.0))) / len(structure)
 
 
 def _element_pairs(structure: Structure, listed: NeighborList) -> np.ndarray:
