@@ -24,6 +24,7 @@ ELSEWHERE = {
 }  # fmt: skip
 """Where files of the repository are on the site."""
 
+_CODE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -58,4 +59,5 @@ def with_links_of_site(markdown: str, source: str, target: str) -> str:
             return text
         return f"{image}[{text}]({posixpath.relpath(on_site, posixpath.dirname(target) or '.')}{anchor})"
 
-    return _LINK.sub(link, markdown)
+    parts = _CODE.split(markdown)
+    return "".join(part if place % 2 else _LINK.sub(link, part) for place, part in enumerate(parts))

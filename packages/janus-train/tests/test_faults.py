@@ -63,7 +63,7 @@ def lines(directory: Path) -> list[tuple]:
     return [(line["kind"], line["step"], line["loss"], line.get("grad_norm")) for line in read]
 
 
-@pytest.mark.parametrize(("ranks", "number"), [(1, signal.SIGTERM), (2, signal.SIGUSR1)])
+@pytest.mark.parametrize(("ranks", "number"), [(1, signal.SIGTERM), (2, signal.SIGUSR1), (1, signal.SIGINT)])
 def test_a_signal_to_one_rank_ends_all_with_a_checkpoint_of_the_step_and_nothing_is_different_after(
     ranks: int, number: signal.Signals, data: Path, undisturbed: dict[int, list], tmp_path: Path
 ):
@@ -80,6 +80,14 @@ def test_a_signal_to_one_rank_ends_all_with_a_checkpoint_of_the_step_and_nothing
     go_on = run_launched_ranks(ranks, lambda rank: resume(directory, ["run.stop_at_step=6"], recipe))
     assert go_on == ["done"] * ranks
     assert lines(directory) == undisturbed[ranks]
+
+
+def test_ctrl_c_once_asks_a_run_to_stop_and_twice_ends_it_at_once():
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_signals_are_noted_inside_and_as_before_outside():

@@ -229,6 +229,18 @@ def test_frames_of_a_store_that_name_no_task_get_that_of_their_source(tmp_path: 
         assert {frame.task for frame in [*data.train, *data.val]} == {expected}
 
 
+def test_a_store_may_be_read_for_training_and_validation_at_once_and_beside_files(source: Path, tmp_path: Path):
+    convert(conversion(source), tmp_path / "store")
+    settings = [f"data.train={tmp_path / 'store'}", "loss.stress=0"]
+    both = load_data(load_config(None, [*settings, f"data.val={{path: {tmp_path / 'store'}, task: other}}"]))
+    assert both.train[0].energy == both.val[0].energy
+    of_files = load_data(load_config(None, [*settings, f"data.val={source}"]))
+    assert isinstance(of_files.val, list)
+    assert len({data_fingerprint(both), data_fingerprint(of_files)}) == 2
+    for one, other in zip(both.val, of_files.val, strict=True):
+        assert_same(one, other)
+
+
 @given(st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=4), st.data())
 def test_a_column_of_several_shelves_is_their_rows_one_after_the_other(columns: list[list[int]], data: st.DataObject):
     parts, flat = [], []

@@ -81,7 +81,7 @@ class UnitStep:
             with torch.no_grad():
                 self._restored[experts.layer] = self.weights_exchange(experts.units_of(part.slices), *part.slice_counts)
         units = self._restored[experts.layer]
-        if torch.is_grad_enabled() and experts.down.requires_grad:
+        if torch.is_grad_enabled() and experts.trained:
             units.requires_grad_()
         return units
 
@@ -98,7 +98,7 @@ class UnitStep:
         for experts in layers:
             if experts.layer not in self._restored:
                 raise ValueError(f"layer {experts.layer} has not been run in this step; return gradients of run layers")
-            if not experts.down.requires_grad:
+            if not experts.trained:
                 continue
             units, part = self._restored.pop(experts.layer), self.dispatches[experts.layer]
             gradient = torch.zeros_like(units) if units.grad is None else units.grad
@@ -145,6 +145,11 @@ class ShardedExperts(nn.Module):
 
     gate_up: nn.Parameter
     down: nn.Parameter
+
+    @property
+    def trained(self) -> bool:
+        """Whether any of the two asks for a gradient."""
+        return self.gate_up.requires_grad or self.down.requires_grad
 
     def forward(
         self,
@@ -196,6 +201,8 @@ class ShardedExperts(nn.Module):
             (self.gate_up, parts[:, :, :2].transpose(1, 2)),
             (self.down, parts[:, :, 2]),
         ):
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 on_host = parameter.device.type == "cpu"
                 # Most experts are nobody's: their gradients are pages that nobody writes to.

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ from janus_train.data.command import app as data_app
 from janus_train.failure import UserError
 
 if TYPE_CHECKING:
-    from janus_train.run import RecipeMaker
+    from janus_train.recipes import RecipeMaker, StartOpener
 
 app = typer.Typer(
     name="janus-train",
@@ -76,7 +76,7 @@ def train(settings: Settings = None) -> None:
     from janus_train.run import train as train_run
 
     config_path, overrides = _config_and_overrides(settings or [])
-    train_run(load_config(config_path, overrides), _matris())
+    train_run(load_config(config_path, overrides), *_matris())
 
 
 @app.command()
@@ -87,7 +87,7 @@ def resume(
     """Go on with a run from its newest checkpoint."""
     from janus_train.run import resume as resume_run
 
-    resume_run(directory, settings or [], _matris())
+    resume_run(directory, settings or [], *_matris())
 
 
 @app.command()
@@ -251,12 +251,13 @@ def _config_and_overrides(settings: Sequence[str]) -> tuple[Path | None, list[st
     return (Path(files[0]) if files else None), [text for text in settings if "=" in text]
 
 
-def _matris() -> RecipeMaker:
+def _matris() -> tuple[RecipeMaker, StartOpener]:
+    """What makes a MatRIS-MoE: anew, and from trained weights."""
     try:
         from janus_train.recipes.matris import matris_recipe
+        from janus_train.recipes.matris_start import matris_start
     except ModuleNotFoundError as error:
         if error.name != "matris_model":
             raise
         raise UserError("this needs the MatRIS-MoE model: pip install 'janus-train[matris]'") from error
-    recipe: Any = matris_recipe
-    return recipe
+    return matris_recipe, matris_start

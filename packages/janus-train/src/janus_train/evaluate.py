@@ -11,6 +11,7 @@ import torch
 
 from janus_comm import Communicator
 from janus_graph import HIGHEST_ATOMIC_NUMBER, Potential
+from janus_train.config import LossConfig
 from janus_train.data.batch import FrameSource
 from janus_train.data.batching import within_budget
 from janus_train.data.frame import Frame
@@ -41,20 +42,28 @@ class Evaluation:
     Attributes:
         tasks: by task, numbers of structures and atoms, MAE and RMSE of energy (eV/atom), forces (eV/Å, by component)
             and stress (eV/Å³), and `forces_mae_zero`, the force MAE of a model that predicts no forces.
-        means: over all frames, the terms of the loss.
+        sums: by task and property, the sum of the errors that the loss has terms for, and how many there are.
         elements: by symbol, number of atoms with forces and their force MAE.
         parity: label and prediction side by side, by "property/task": energy per atom (without references), force
             components (a sample), stress components. Empty unless asked for.
     """
 
     tasks: dict[str, dict[str, Any]]
-    means: dict[str, float]
+    sums: dict[str, dict[str, tuple[float, float]]]
     elements: dict[str, dict[str, Any]]
     parity: dict[str, np.ndarray]
 
-    def loss(self, weights: dict[str, float]) -> float:
-        """The weighted loss that training minimises, over all frames."""
-        return sum(weight * self.means[name] for name, weight in weights.items())
+    def loss(self, config: LossConfig) -> float:
+        """The loss that training minimises, over all frames: of mean errors, with the weights of terms and tasks.
+
+        Whatever form it has while training, here energies count by their absolute error, and forces atom by atom.
+        """
+        total = 0.0
+        for name, weight in config.weights.items():
+            factors = {task: getattr(own, name) for task, own in config.tasks.items()}
+            weighed = sum(factors.get(task, 1.0) * sums[name][0] for task, sums in self.sums.items())
+            total += weight * weighed / max(sum(sums[name][1] for sums in self.sums.values()), 1)
+        return total
 
 
 def evaluate(
@@ -89,12 +98,13 @@ def evaluate(
     errors = world.sum(torch.from_numpy(errors)).numpy()
     per_element = world.sum(torch.from_numpy(per_element)).numpy()
     everyone = {place: point for part in world.gather_object(points) for place, point in part.items()}
+    places = {
+        task: [i for i, frame in enumerate(frames) if frame.task == task]
+        for task in sorted({frame.task for frame in frames})
+    }
     return Evaluation(
-        tasks={
-            task: _table(errors, [i for i, frame in enumerate(frames) if frame.task == task], frames)
-            for task in sorted({frame.task for frame in frames})
-        },
-        means=_means(errors),
+        tasks={task: _table(errors, own, frames) for task, own in places.items()},
+        sums={task: _sums(errors[own]) for task, own in places.items()},
         elements=_by_symbol(per_element),
         parity=_parity(frames, everyone),
     )
@@ -186,13 +196,13 @@ def _table(errors: np.ndarray, places: list[int], frames: Sequence[Frame]) -> di
     }
 
 
-def _means(errors: np.ndarray) -> dict[str, float]:
+def _sums(errors: np.ndarray) -> dict[str, tuple[float, float]]:
     total = dict(zip(_COLUMNS, errors.sum(axis=0).tolist(), strict=True))
     return {
-        "energy": total["energy_abs"] / max(total["energy_count"], 1),
-        "forces": total["forces_length"] / max(total["forces_atoms"], 1),
-        "stress": total["stress_abs"] / max(total["stress_count"], 1),
-        "magmoms": total["magmoms_abs"] / max(total["magmoms_count"], 1),
+        "energy": (total["energy_abs"], total["energy_count"]),
+        "forces": (total["forces_length"], total["forces_atoms"]),
+        "stress": (total["stress_abs"], total["stress_count"]),
+        "magmoms": (total["magmoms_abs"], total["magmoms_count"]),
     }
 
 

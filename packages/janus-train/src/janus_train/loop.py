@@ -20,16 +20,19 @@ from janus_train.data.ahead import ahead
 from janus_train.data.batch import FrameSource
 from janus_train.data.batching import epoch_batches
 from janus_train.data.write import write_frames
-from janus_train.display import Display
+from janus_train.display import Display, errors_table
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.memory_errors import naming_the_batch
 from janus_train.metrics import MetricsLog
-from janus_train.optim import learning_rate
+from janus_train.optim import learning_rate, set_learning_rate
 from janus_train.recipes import Recipe
 from janus_train.state import TrainingState
 from janus_train.step import Prepared, StepResult, TrainingStep, clip_gradients
 from janus_train.stopping import StopSignals
+
+# Mean error of the energy of starting weights above which their references are in doubt, eV/atom.
+_SUSPICIOUS_START = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,8 @@ def run_steps(training: Training) -> bool:
     window = _Window(time.monotonic())
     batches = ahead(_batches(training), lambda batch: training.step.prepare(training.train, batch.places.tolist()))
     asked = False
+    if training.config.start.model is not None and progress.step == 0:
+        _judge_the_start(training, log)
     while progress.step < last and not asked:
         batch, prepared = next(batches)
         places, progress.epoch, progress.batch = batch.places, batch.epoch, batch.number
@@ -139,11 +144,25 @@ def validate(training: Training, log: MetricsLog) -> Evaluation:
         return _validate_in_place(training, log)
 
 
+def _judge_the_start(training: Training, log: MetricsLog) -> None:
+    """Errors of the starting weights before anything is changed; until a validation is better, they are the best."""
+    found = validate(training, log)
+    say = training.display.say
+    say(f"errors of the starting weights on the validation frames:\n{errors_table(found.tasks)}")
+    for task, errors in found.tasks.items():
+        if (errors["energy_mae"] or 0.0) > _SUSPICIOUS_START:
+            say(
+                f"task {task}: energies are {1000 * errors['energy_mae']:.0f} meV/atom off. If its level of theory is "
+                "not that of the starting weights, give its frames another task, or have its references fitted anew "
+                f"with references.tasks.{task}.energies=fit"
+            )
+
+
 def _validate_in_place(training: Training, log: MetricsLog) -> Evaluation:
-    progress, weights = training.state.progress, training.config.loss.weights
-    predictions = training.step.predictions(training.val, tuple(weights), training.config.data.batch_edges)
+    progress, loss_config = training.state.progress, training.config.loss
+    predictions = training.step.predictions(training.val, tuple(loss_config.weights), training.config.data.batch_edges)
     found = evaluate(predictions, training.val, training.world)
-    loss = found.loss(weights)
+    loss = found.loss(loss_config)
     best = progress.best_loss is None or loss < progress.best_loss
     maps = training.recipe.expert_maps(training.state.model, training.atoms)
     model = training.step.whole_model() if best else None
@@ -213,8 +232,7 @@ def _step(training: Training, places: np.ndarray, prepared: Prepared, lr: float)
     if result.finite:
         state.progress.skipped_in_a_row = 0
         clip_gradients(list(state.model.parameters()), result.grad_norm, config.optim.clip)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(state.optimizer, lr)
         state.optimizer.step()
         state.mean.update()
     else:

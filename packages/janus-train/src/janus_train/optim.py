@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from janus_train.config import OptimConfig
+from janus_train.parameter_names import matches, require_matches
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices, and none on norms, biases and router tables."""
-    groups: dict[tuple[bool, type], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        decayed = parameter.dim() >= 2 and "router" not in name
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, is_table: Callable[[str], bool] = lambda name: "router" in name
+) -> torch.optim.AdamW:
+    """AdamW on the parameters that are trained, with weight decay on matrices, and none on norms, biases and tables.
+
+    Args:
+        model: whose parameters are trained; those that ask for no gradient have no state.
+        config: rates, decays, and the parameters that have others.
+        is_table: whether the parameter of a name has rows for elements or tasks. What a batch does not have stays as it
+            is there: decay would have it fade.
+
+    Raises:
+        UserError: a group whose pattern is in no name.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    require_matches([group.match for group in config.groups], trained, "optim.groups")
+    groups: dict[tuple[float, float, type], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        own = next((group for group in config.groups if matches(group.match, name)), None)
+        decay = config.weight_decay if own is None or own.weight_decay is None else own.weight_decay
+        decayed = parameter.dim() >= 2 and not is_table(name)
         # Sharded parameters may be DTensors, which no fused update takes together with others.
-        groups.setdefault((decayed, type(parameter.data)), []).append(parameter)
+        key = (decay if decayed else 0.0, 1.0 if own is None else own.lr_factor, type(parameter.data))
+        groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "weight_decay": config.weight_decay if decayed else 0.0}
-            for (decayed, _), parameters in groups.items()
+            {"params": parameters, "weight_decay": decay, "lr_factor": factor}
+            for (decay, factor, _), parameters in groups.items()
         ],
         lr=config.lr,
         fused=True,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of a step, times each group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
 
 
 def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:

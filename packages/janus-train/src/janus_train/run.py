@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,21 +16,24 @@ import torch
 
 from janus_comm import Accounting, Communicator, Counted, agree, launch, make_mesh
 from janus_train.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint
-from janus_train.config import Config, ModelConfig, load_config
+from janus_train.config import Config, load_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.duplicates import repeat_warnings
-from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
+from janus_train.data.load import DataSet, Known, coverage, data_fingerprint, load_data
+from janus_train.data.reference_table import references_text
 from janus_train.data.sizes import measure_stores
-from janus_train.data.statistics import Statistics, fit_statistics
+from janus_train.data.statistics import Given, Statistics, fit_statistics, require_determined, undetermined_frames
 from janus_train.display import Display, coverage_table, errors_table, make_display
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.loop import Training, run_steps
+from janus_train.loss import make_loss
 from janus_train.metrics import MetricsLog
 from janus_train.optim import MovingMean, make_optimizer
 from janus_train.rank_log import rank_log
-from janus_train.recipes import Recipe
-from janus_train.run_directory import Job, choose_directory, job_of, write_about
+from janus_train.recipes import Recipe, RecipeMaker, Start, StartOpener
+from janus_train.run_directory import Job, choose_directory, job_of, statistics_of_run, write_about
+from janus_train.start import corrected_references, energies_by, freeze, tasks_to_correct
 from janus_train.state import TrainingState
 from janus_train.stopping import Stopped, StopSignals
 from janus_train.ways import make_step
@@ -39,25 +43,29 @@ T = TypeVar("T")
 # Sets of at most so many frames are looked through for frames that are there twice.
 _LOOKED_THROUGH = 1_000_000
 
-RecipeMaker = Callable[[ModelConfig, DataSet, Statistics, int], Recipe]
-"""Makes a recipe from the model section, the data, their statistics and a seed."""
 
-
-def train(config: Config, make_recipe: RecipeMaker) -> Path:
+def train(config: Config, make_recipe: RecipeMaker, open_start: StartOpener | None = None) -> Path:
     """A whole run: data, model, steps, report. Returns the run directory.
 
     Called on every rank that a launcher started, or on one without it. Where the launcher starts the same job again,
     after a failure, the run that it had begun is taken up.
+
+    Args:
+        config: of the run.
+        make_recipe: makes the model, with random weights.
+        open_start: opens the model that `start.model` names; None for models that only start from random weights.
 
     Raises:
         UserError: what the user can mend, on every rank.
         LaunchError: a mesh that does not fit the launched ranks, on every rank.
         Stopped: a signal asked the run to stop, on every rank.
     """
-    return _run(config, make_recipe, resumed=None)
+    return _run(config, _Makers(make_recipe, open_start), resumed=None)
 
 
-def resume(directory: Path, overrides: Sequence[str], make_recipe: RecipeMaker) -> Path:
+def resume(
+    directory: Path, overrides: Sequence[str], make_recipe: RecipeMaker, open_start: StartOpener | None = None
+) -> Path:
     """Goes on with a run from its newest checkpoint, with its own configuration and these settings on top.
 
     Raises:
@@ -68,30 +76,56 @@ def resume(directory: Path, overrides: Sequence[str], make_recipe: RecipeMaker) 
     if not saved.exists():
         raise UserError(f"no run in {directory} (no config.yaml there); 'janus-train train' starts one")
     config = load_config(saved, ["run.stop_at_step=null", *overrides, f"run.dir={json.dumps(str(directory))}"])
-    return _run(config, make_recipe, resumed=directory)
+    return _run(config, _Makers(make_recipe, open_start), resumed=directory)
 
 
-def _run(config: Config, make_recipe: RecipeMaker, resumed: Path | None) -> Path:
+@dataclass(frozen=True)
+class _Makers:
+    """What makes the model: anew, or from trained weights."""
+
+    recipe: RecipeMaker
+    start: StartOpener | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What a run begins with, on every rank."""
+
+    data: DataSet
+    statistics: Statistics
+    recipe: Recipe
+    given: Mapping[str, Given]
+
+
+def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
     with StopSignals() as stop, launch(config.run.device, config.run.timeout, config.run.checked) as launched:
         accounting = Accounting()
         world = Counted(launched.world, accounting)
         mesh = make_mesh(world, config.mesh.replica, config.mesh.unit)
-        data, statistics, recipe = _agreed(world, lambda: _prepare(config, make_recipe))
+        ready = _agreed(world, lambda: _prepare(config, makers, resumed))
+        data, statistics, recipe = ready.data, ready.statistics, ready.recipe
         torch.use_deterministic_algorithms(config.run.deterministic)
         # One process looks for the edges of stores that nobody has looked for yet; the others find them there.
         _agreed(world, lambda: _measured(data, recipe) if world.rank == 0 else True)
         train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff, data.draws)
+        _agreed(world, lambda: _compared(recipe, launched.device))
+        loss = make_loss(config.loss, data.tasks)
         notes: list[str] = []
-        step = make_step(config, recipe, train, mesh, launched.device, accounting, notes.append)
+        step = make_step(config, recipe, loss, train, mesh, launched.device, accounting, notes.append)
         model = recipe.model
         state = TrainingState(
-            model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim),
+            model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim, recipe.is_table),
             portions=step.portions,
         )  # fmt: skip
         job = job_of(os.environ)
         directory, checkpoint = _where(world, config, job, resumed)
         if checkpoint is not None:
-            _agreed(world, lambda: _take_up(directory, checkpoint, data, state, world.rank))
+            statistics = _agreed(world, lambda: _take_up(directory, checkpoint, ready, state, world.rank))
+        elif ready.given:
+            energies = energies_by(step, recipe, world, config.data.batch_edges)
+            corrected = tasks_to_correct(data.tasks, ready.given, config.references)
+            statistics = corrected_references(statistics, data.tasks, corrected, data.train, energies)
+            recipe.set_references(model, statistics)
         if world.rank == 0:
             write_about(directory, config, job, None if state.progress.step else (data, statistics))
         display = make_display(world.rank, config.run.max_steps, state.progress.step)
@@ -138,14 +172,58 @@ def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
     return value
 
 
-def _prepare(config: Config, make_recipe: RecipeMaker) -> tuple[DataSet, Statistics, Recipe]:
-    data = load_data(config)
-    statistics = fit_statistics(data.train, data.tasks)
+def _prepare(config: Config, makers: _Makers, resumed: Path | None) -> _Prepared:
+    start = _open_start(config, makers.start, resumed)
+    data = load_data(config, None if start is None else Known(start.tasks, start.elements))
+    if unknown := [task for task in config.references.tasks if task not in data.tasks]:
+        raise UserError(f"references.tasks: there is no task '{unknown[0]}'; there are {', '.join(data.tasks)}")
+    given = {} if start is None else start.given(data.tasks)
+    statistics = fit_statistics(data.train, data.tasks, config.references, given)
+    unknown_energies = undetermined_frames(data.val, statistics, data.tasks)
+    statistics = replace(statistics, warnings=statistics.warnings + unknown_energies)
+    # In the bundled data set ions are neutral together, which leaves one energy open that no structure asks for.
+    if config.data.train is not None:
+        require_determined(statistics, data.tasks, config.references)
+    make_recipe = makers.recipe if start is None else start.make_recipe
     # A model that ranks share is made block by block, where each keeps its part; until then it has no memory.
     with torch.device("meta") if config.mesh.unit > 1 else nullcontext():
         recipe = make_recipe(config.model, data, statistics, config.run.seed)
-    recipe.model.to(dtype=getattr(torch, config.run.dtype))
-    return data, statistics, recipe
+    recipe = _rounded(recipe, config)
+    freeze(recipe.model, config.start.freeze)
+    return _Prepared(data, statistics, recipe, given)
+
+
+def _compared(recipe: Recipe, device: torch.device) -> bool:
+    """What computes fast computes what it should."""
+    recipe.check(device)
+    return True
+
+
+def _rounded(recipe: Recipe, config: Config) -> Recipe:
+    """The model in the precision of the run."""
+    before, dtype = next(recipe.model.parameters()).dtype, getattr(torch, config.run.dtype)
+    recipe.model.to(dtype=dtype)
+    if before.itemsize <= dtype.itemsize:
+        return recipe
+    note = f"weights are rounded from {before} to {dtype}; run.dtype=float64 keeps them as they are"
+    return replace(recipe, notes=(*recipe.notes, note.replace("torch.", "")))
+
+
+def _open_start(config: Config, opener: StartOpener | None, resumed: Path | None) -> Start | None:
+    """The weights that the run starts from. What is resumed has the shape of its own model file, if there is one yet,
+    and does not need the old one any more.
+    """
+    if config.start.model is None:
+        return None
+    if opener is None:
+        raise UserError("start.model: this model only starts from random weights; leave start.* out")
+    shared = config.mesh.unit > 1
+    if resumed is not None and (resumed / "model.json").exists():
+        try:
+            return opener(config.start.model_copy(update={"model": resumed, "elements": {}}), shared)
+        except UserError:
+            pass  # killed while it was written
+    return opener(config.start, shared)
 
 
 def _measured(data: DataSet, recipe: Recipe) -> bool:
@@ -168,15 +246,15 @@ def _where(world: Communicator, config: Config, job: Job, resumed: Path | None) 
     return directory, world.gather_object(checkpoint)[0]
 
 
-def _take_up(directory: Path, checkpoint: Path, data: DataSet, state: TrainingState, rank: int) -> bool:
+def _take_up(directory: Path, checkpoint: Path, ready: _Prepared, state: TrainingState, rank: int) -> Statistics:
     saved = json.loads((directory / "data.json").read_text())
-    if saved["fingerprint"] != data_fingerprint(data):
+    if saved["fingerprint"] != data_fingerprint(ready.data):
         raise UserError(
             f"the data have changed since the run in {directory} began (checksums differ); give it the same files, or "
             "start a new run with 'janus-train train'"
         )
     load_checkpoint(checkpoint, state, rank)
-    return True
+    return statistics_of_run(saved, ready.data.tasks, ready.statistics)
 
 
 def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
@@ -190,13 +268,16 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     source = "the bundled data set" if config.data.train is None else ", ".join(map(str, config.data.train))
     say(f"run {training.directory}: {config.model.preset}, {parameters:,} parameters, {config.run.dtype}, "
         f"{training.world.size} rank(s), {source}")  # fmt: skip
+    for note in training.recipe.notes if not state.progress.step else ():
+        say(note)
     say(coverage_table(coverage(data)))
+    say(references_text(statistics, data.tasks))
     for warning in statistics.warnings:
         say(f"warning: {warning}")
     if training.talks:
         for warning in _repeats(data):
             say(f"warning: {warning}")
-        MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step)
+        MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step or -1)
     if state.progress.step:
         say(f"resuming at step {state.progress.step}")
 

@@ -7,8 +7,8 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from janus_comm import Communicator, agree
 from janus_train.config import Config, load_config, save_config
 from janus_train.data.load import DataSet, coverage, data_fingerprint
+from janus_train.data.reference_table import about_references
 from janus_train.data.statistics import Statistics
 from janus_train.failure import UserError
 
@@ -144,8 +145,27 @@ def _about_data(data: DataSet, statistics: Statistics) -> dict[str, Any]:
         "atoms": {str(z): int(statistics.atoms[z]) for z in np.flatnonzero(statistics.atoms)},
         "scales": dict(zip(data.tasks, statistics.scales.tolist(), strict=True)),
         "reference_residuals": dict(zip(data.tasks, statistics.residuals.tolist(), strict=True)),
+        "reference_fits": about_references(statistics, data.tasks),
         "warnings": statistics.warnings,
     }
+
+
+def statistics_of_run(saved: Mapping[str, Any], tasks: Sequence[str], now: Statistics) -> Statistics:
+    """The references and scales that a run began with, as its `data.json` has them.
+
+    Args:
+        saved: what `data.json` holds.
+        tasks: of the run, in the order of their indices.
+        now: what the data say today of everything else.
+    """
+    references = np.zeros_like(now.references)
+    for index, task in enumerate(tasks):
+        for z, energy in saved["references"][task].items():
+            references[index, int(z)] = energy
+    scales, residuals = (
+        np.array([saved[name][task] for task in tasks], dtype=np.float64) for name in ("scales", "reference_residuals")
+    )
+    return replace(now, references=references, scales=scales, residuals=residuals)
 
 
 def _environment() -> dict[str, Any]:

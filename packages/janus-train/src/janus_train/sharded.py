@@ -28,11 +28,11 @@ from janus_moe import MoELayer, SwiGLUExperts
 from janus_moe.cost import CostModel
 from janus_moe.expert_parallel import ShardedExperts, shard_experts
 from janus_moe.planner import ExpertPlan, ExpertPlanner, slice_sizes
-from janus_train.data.batch import FrameSource, label_counts
+from janus_train.data.batch import FrameSource
 from janus_train.data.batching import within_budget
 from janus_train.data.unit_batch import UnitBatch, unit_batch
 from janus_train.evaluate import Prediction
-from janus_train.loss import OF_STRUCTURES, loss_errors, weighted_loss
+from janus_train.loss import OF_STRUCTURES, Loss, weighted_loss
 from janus_train.optim import own_part
 from janus_train.recipes import Sharding
 from janus_train.state import Portion
@@ -56,7 +56,7 @@ class ShardedStep:
         model: of the recipe; whole, or on the meta device.
         sharding: what is to be known of it.
         mesh: the ranks.
-        loss_weights: loss terms.
+        loss: weights of its terms, or a `Loss` that says more.
         strategy: how to spend memory and time.
         device: where to compute.
         accounting: is told what this rank sends, by kind.
@@ -69,13 +69,14 @@ class ShardedStep:
         model: nn.Module,
         sharding: Sharding,
         mesh: Mesh,
-        loss_weights: Mapping[str, float],
+        loss: Loss | Mapping[str, float],
         strategy: Strategy,
         device: torch.device,
         accounting: Accounting,
     ) -> None:
         self.model, self.sharding, self.mesh, self.strategy = model, sharding, mesh, strategy
-        self.weights, self.device, self._accounting = dict(loss_weights), device, accounting
+        self.loss = (loss if isinstance(loss, Loss) else Loss(dict(loss))).to(device)
+        self.weights, self.device, self._accounting = self.loss.weights, device, accounting
         self._unit = mesh.unit_axis
         self._phase_name = ""
         self._evaluation: UnitPass | None = None
@@ -180,7 +181,7 @@ class ShardedStep:
         mine += [[]] * (max(map(len, each)) - len(mine))
         # A unit without structures takes its part in what replicas do together, with nothing to count.
         passes = [unit_batch(source, some or [places[0]], mesh.unit_index, mesh.unit, not some) for some in mine]
-        return Prepared(label_counts([source.frames[place] for place in places]), passes)
+        return Prepared(self.loss.counts([source.frames[place] for place in places]), passes)
 
     def gradients(self, prepared: Prepared, stop: bool = False) -> StepResult:
         """This rank's portions of the gradient of the loss of the whole batch."""
@@ -212,15 +213,12 @@ class ShardedStep:
         seen: list[Tensor] = []
 
         def loss(outputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Tensor:
-            errors = loss_errors(evaluation.properties(outputs, gradients), batch)
-            sums = {name: errors[name].sum() for name in self.weights}
+            errors = self.loss.errors(evaluation.properties(outputs, gradients), batch)
+            of_tasks = self.loss.by_task(errors, batch)
             with torch.no_grad():
-                counted = {
-                    name: (errors[name] * evaluation.counted if name in OF_STRUCTURES else errors[name]).sum()
-                    for name in self.weights
-                }
-                seen.append(torch.stack([weighted_loss(counted, counts, self.weights), *counted.values()]))
-            return weighted_loss(sums, counts, self.weights)
+                mine = weighted_loss(counted_once(of_tasks, evaluation), counts, self.weights)
+                seen.append(torch.stack([mine, *counted_once(errors, evaluation).values()]))
+            return weighted_loss({name: items.sum() for name, items in of_tasks.items()}, counts, self.weights)
 
         route = by_tangent if self.strategy.route == "tangent" else by_double_backward
         route(evaluation.potential, evaluation.inputs, loss, self.phase)
@@ -335,6 +333,13 @@ class ShardedStep:
     def _holder(self, name: str) -> tuple[nn.Module, str]:
         owner, _, attribute = name.rpartition(".")
         return self.model.get_submodule(owner), attribute
+
+
+def counted_once(errors: Mapping[str, Tensor], evaluation: UnitPass) -> dict[str, Tensor]:
+    """Sums over the errors that this rank counts in its unit: those of structures on one rank, those of its atoms."""
+    return {
+        name: (items * evaluation.counted if name in OF_STRUCTURES else items).sum() for name, items in errors.items()
+    }
 
 
 def expert_costs(sharding: Sharding, device: torch.device) -> CostModel:

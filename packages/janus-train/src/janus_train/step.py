@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from janus_comm import Communicator
-from janus_train.data.batch import Batch, FrameSource, label_counts
+from janus_train.data.batch import Batch, FrameSource
 from janus_train.data.batching import within_budget
 from janus_train.data.unit_batch import UnitBatch
 from janus_train.evaluate import Prediction, predict
-from janus_train.loss import loss_sums, weighted_loss
+from janus_train.loss import Loss, weighted_loss
 from janus_train.optim import own_part
 from janus_train.state import Portion
 
@@ -27,7 +27,7 @@ class StepResult:
 
     Attributes:
         loss: the weighted loss.
-        terms: the mean error of each term, unweighted.
+        terms: the mean error of each term, all tasks alike, unweighted.
         grad_norm: norm of the whole gradient, before clipping.
         stop: whether any rank was asked to stop.
     """
@@ -96,7 +96,7 @@ class ReplicatedStep:
 
     Args:
         model: a `janus_graph.Potential`, whose parameters are trained.
-        weights: loss terms.
+        loss: weights of its terms, or a `Loss` that says more.
         world: all ranks.
         load: opens a saved model; None where nobody asks for one.
         pass_edges: most edges that a rank computes at a time; None for no limit.
@@ -107,21 +107,22 @@ class ReplicatedStep:
     def __init__(
         self,
         model: nn.Module,
-        weights: Mapping[str, float],
+        loss: Loss | Mapping[str, float],
         world: Communicator,
         load: Callable[[Path], nn.Module] | None = None,
         pass_edges: int | None = None,
     ) -> None:
-        self.model, self.weights, self.world = model, dict(weights), world
+        self.model, self.world = model, world
         self.portions = {}
         self._load, self._pass_edges = load, pass_edges
         self._device = next(model.parameters()).device
+        self.loss = (loss if isinstance(loss, Loss) else Loss(dict(loss))).to(self._device)
 
     def prepare(self, source: FrameSource, places: Sequence[int]) -> Prepared:
         """This rank's share of the structures."""
         mine = source.shares(places, self.world.size)[self.world.rank]
         passes = within_budget(mine, source.edges, self._pass_edges)
-        counts = label_counts([source.frames[place] for place in places])
+        counts = self.loss.counts([source.frames[place] for place in places])
         return Prepared(counts, [source.batch(some) for some in passes])
 
     def gradients(self, prepared: Prepared, stop: bool = False) -> StepResult:
@@ -134,7 +135,7 @@ class ReplicatedStep:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in parameters:
             parameter.grad = None
-        values = step_values(self.weights, stop, self._device)
+        values = step_values(self.loss.weights, stop, self._device)
         for batch in prepared.passes:
             if isinstance(batch, Batch):
                 values[:-1] += self._pass(batch.to(self._device), prepared.counts)
@@ -144,13 +145,15 @@ class ReplicatedStep:
         values = self.world.sum(values)
         sum_gradients(parameters, self.world)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        return step_result(values, norm, prepared.counts, self.weights)
+        return step_result(values, norm, prepared.counts, self.loss.weights)
 
     def _pass(self, batch: Batch, counts: Mapping[str, int]) -> Tensor:
-        sums = loss_sums(self.model(batch.graph, ("energy", *self.weights)), batch)
-        loss = weighted_loss(sums, counts, self.weights)
+        weights = self.loss.weights
+        errors = self.loss.errors(self.model(batch.graph, ("energy", *weights)), batch)
+        sums = {name: items.sum() for name, items in self.loss.by_task(errors, batch).items()}
+        loss = weighted_loss(sums, counts, weights)
         loss.backward()
-        return torch.stack([loss.detach(), *(sums[name].detach() for name in self.weights)])
+        return torch.stack([loss.detach(), *(errors[name].detach().sum() for name in weights)])
 
     def predictions(
         self, source: FrameSource, properties: Collection[str], budget: int

@@ -10,7 +10,7 @@ from typing import Self
 REQUEUE_EXIT_CODE = 75
 """What a run that was asked to stop ends with: it can be started again, and goes on (EX_TEMPFAIL of sysexits.h)."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(Exception):
@@ -18,9 +18,9 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGUSR1 instead of ending the process by them. Used as a context.
+    """Notes SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) instead of ending the process by them. Used as a context.
 
-    Signals go to the main thread; used in another one it notes nothing.
+    Ctrl-C a second time ends the process at once. Signals go to the main thread; used in another one it notes nothing.
 
     Attributes:
         name: of the signal that came; None before.
@@ -42,4 +42,6 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave before
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.name == "SIGINT":
+            raise KeyboardInterrupt
         self.name = signal.Signals(number).name

@@ -10,6 +10,7 @@ from janus_comm import Accounting, Mesh
 from janus_train.config import Config
 from janus_train.data.batch import FrameSource
 from janus_train.failure import UserError
+from janus_train.loss import Loss
 from janus_train.recipes import Recipe
 from janus_train.step import ReplicatedStep, TrainingStep
 
@@ -17,6 +18,7 @@ from janus_train.step import ReplicatedStep, TrainingStep
 def make_step(
     config: Config,
     recipe: Recipe,
+    loss: Loss,
     train: FrameSource,
     mesh: Mesh,
     device: torch.device,
@@ -28,6 +30,7 @@ def make_step(
     Args:
         config: of the run.
         recipe: the model.
+        loss: what to minimise.
         train: what it is trained on, whose largest step has to fit.
         mesh: the ranks.
         device: where to compute.
@@ -37,10 +40,9 @@ def make_step(
     Raises:
         UserError: a unit of several ranks, and a model that only comes whole.
     """
-    weights = config.loss.weights
     if mesh.unit == 1:
         recipe.model.to(device)
-        return ReplicatedStep(recipe.model, weights, mesh.world, recipe.load, config.data.pass_edges)
+        return ReplicatedStep(recipe.model, loss, mesh.world, recipe.load, config.data.pass_edges)
     if recipe.sharding is None:
         raise UserError(
             f"mesh.unit={mesh.unit}, but the model {config.model.preset} cannot be shared between ranks; set "
@@ -51,4 +53,4 @@ def make_step(
 
     plan = plan_memory(config, recipe.sharding, train, mesh, device)
     say(plan.text())
-    return ShardedStep(recipe.model, recipe.sharding, mesh, weights, plan.strategy, device, accounting)
+    return ShardedStep(recipe.model, recipe.sharding, mesh, loss, plan.strategy, device, accounting)

@@ -17,7 +17,7 @@ from matris_model.golden import first_difference, golden_structures, golden_valu
 from matris_model.model import MatRISMoE
 
 if TYPE_CHECKING:
-    from matris_model.compat import MatRIS
+    from matris_model.compat import MatRIS, MatRISConfig
 
 SavedModel: TypeAlias = "MatRISMoE | MatRIS"
 """What a model file can hold."""
@@ -84,7 +84,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", check: bool
         )
     try:
         state = load_file(weights)
-        model = _new_model(content.get("kind", MatRISMoE.__name__), content["config"])
+        model = _new_model(_config(content.get("kind", MatRISMoE.__name__), content["config"]))
         model.to(getattr(torch, content["dtype"])).load_state_dict(state)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{weights} or {meaning.name} beside it is damaged: {error}; copy both files again") from error
@@ -92,6 +92,20 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", check: bool
     if check and "golden" in content:
         _check_golden(model, content, meaning)
     return model
+
+
+def saved_config(path: str | Path) -> MatRISMoEConfig | MatRISConfig:
+    """The configuration of a saved model, whose weights are not looked at.
+
+    Raises:
+        ValueError: no model there, or one that this version does not read.
+    """
+    meaning = _directory_of(Path(path)) / "model.json"
+    content = _read_meaning(meaning)
+    try:
+        return _config(content.get("kind", MatRISMoE.__name__), content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{meaning} is damaged: {error}; copy it again") from error
 
 
 def _check_golden(model: SavedModel, content: dict[str, Any], meaning: Path) -> None:
@@ -119,14 +133,22 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _new_model(kind: str, config: dict[str, Any]) -> SavedModel:
+def _config(kind: str, config: dict[str, Any]) -> MatRISMoEConfig | MatRISConfig:
     if kind == MatRISMoE.__name__:  # also of files that were written before there were kinds
-        return MatRISMoE(MatRISMoEConfig.from_dict(config))
+        return MatRISMoEConfig.from_dict(config)
     if kind == "MatRIS":
-        from matris_model.compat import MatRIS, MatRISConfig
+        from matris_model.compat import MatRISConfig
 
-        return MatRIS(MatRISConfig.from_dict(config))
+        return MatRISConfig.from_dict(config)
     raise ValueError(f"kind is {kind!r}; this program knows MatRISMoE and MatRIS")
+
+
+def _new_model(config: MatRISMoEConfig | MatRISConfig) -> SavedModel:
+    if isinstance(config, MatRISMoEConfig):
+        return MatRISMoE(config)
+    from matris_model.compat import MatRIS
+
+    return MatRIS(config)
 
 
 def _directory_of(path: Path) -> Path:

@@ -13,8 +13,8 @@ from janus_moe.pruning import graft_experts, prune_experts
 from matris_model.elements import CHEMICAL_SYMBOLS, refuse_unseen_elements
 from matris_model.model import MatRISMoE
 
-# Tensors with something for each element, and the dimension that counts elements.
-_BY_ELEMENT = {"atom_embedding.element": 0, "atom_embedding.structure.composition": 0, "references": 1}
+BY_ELEMENT = {"atom_embedding.element": 0, "atom_embedding.structure.composition": 0, "references": 1}
+"""Tensors with something for each element, and the dimension that counts elements."""
 
 
 def prune_model(model: MatRISMoE, elements: Collection[int]) -> MatRISMoE:
@@ -51,8 +51,8 @@ def graft_model(whole: MatRISMoE, pruned: MatRISMoE) -> None:
     grafted = tuple(f"{name}." for name, part in whole.named_modules() if isinstance(part, MoELayer))
     into = whole.state_dict()
     for name, value in pruned.state_dict().items():
-        if name in _BY_ELEMENT:
-            _copy_elements(into[name], value, _BY_ELEMENT[name], elements, elements)
+        if name in BY_ELEMENT:
+            copy_elements(into[name], value, BY_ELEMENT[name], elements, elements)
         elif not name.startswith(grafted):
             into[name].copy_(value)
 
@@ -76,14 +76,14 @@ def stand_in(model: MatRISMoE, elements: Mapping[int, int]) -> MatRISMoE:
         if isinstance(layer, MoELayer):
             layer.router.stand_in(elements)
     for name, tensor in extended.state_dict().items():
-        if name in _BY_ELEMENT:
-            _copy_elements(tensor, tensor, _BY_ELEMENT[name], list(elements), list(elements.values()))
+        if name in BY_ELEMENT:
+            copy_elements(tensor, tensor, BY_ELEMENT[name], list(elements), list(elements.values()))
     if model.config.elements:
         extended.config = model.config.replace(elements=(*model.config.elements, *elements))
     return extended
 
 
-def _copy_elements(into: Tensor, source: Tensor, dimension: int, to: Sequence[int], of: Sequence[int]) -> None:
-    """Writes what one tensor has for the elements `of` into the places of the elements `to` of another."""
+def copy_elements(into: Tensor, source: Tensor, dimension: int, to: Sequence[int], of: Sequence[int]) -> None:
+    """Writes what one tensor has for the elements `of` into the places of the elements `to` of another, or itself."""
     values = source.index_select(dimension, torch.tensor(of, dtype=torch.int64, device=source.device))
     into.index_copy_(dimension, torch.tensor(to, dtype=torch.int64, device=into.device), values.to(into))

@@ -3,11 +3,21 @@
 from janus_train.config.config import Config
 from janus_train.config.data import DataConfig, KeyNames, SourceConfig
 from janus_train.config.files import config_schema, known_keys, load_config, save_config
-from janus_train.config.model import ModelConfig, RouterConfig
+from janus_train.config.model import STARTED, ModelConfig, RouterConfig
+from janus_train.config.references import ReferencesConfig, TaskReferences
 from janus_train.config.section import Section
-from janus_train.config.training import LossConfig, MeshConfig, OptimConfig, RunConfig
+from janus_train.config.start import StartConfig
+from janus_train.config.training import (
+    LossConfig,
+    MeshConfig,
+    OptimConfig,
+    ParameterGroup,
+    RunConfig,
+    TaskLoss,
+)
 
 __all__ = [
+    "STARTED",
     "Config",
     "DataConfig",
     "KeyNames",
@@ -15,10 +25,15 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "ParameterGroup",
+    "ReferencesConfig",
     "RouterConfig",
     "RunConfig",
     "Section",
     "SourceConfig",
+    "StartConfig",
+    "TaskLoss",
+    "TaskReferences",
     "config_schema",
     "known_keys",
     "load_config",

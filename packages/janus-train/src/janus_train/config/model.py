@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from janus_train.config.section import Section
 
+STARTED = "start"
+"""The preset of runs that start from a model: its shape."""
+
 
 class RouterConfig(Section):
     """How the experts of elements are settled: by the data alone, or by a first part of the training."""
@@ -34,7 +37,10 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    preset: str = Field(default="nano", description="nano, micro, mini, base, S, M, L; matris-6m or matris-10m")
+    preset: str = Field(
+        default="nano",
+        description="nano, micro, mini, base, S, M, L; matris-6m or matris-10m; start: that of start.model, if set",
+    )
     fused: bool = Field(default=False, description="compile elementwise formulas: a faster step, after a minute's wait")
     triton: bool = Field(default=False, description="Triton kernels for attentions and experts; on CUDA devices")
     checkpoint: bool | None = Field(

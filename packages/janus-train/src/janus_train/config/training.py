@@ -10,6 +10,15 @@ from pydantic import Field, model_validator
 from janus_train.config.section import Section
 
 
+class TaskLoss(Section):
+    """Factors on the weights of the loss terms for the frames of one task; zero leaves them out."""
+
+    energy: float = Field(default=1.0, ge=0, description="on loss.energy")
+    forces: float = Field(default=1.0, ge=0, description="on loss.forces")
+    stress: float = Field(default=1.0, ge=0, description="on loss.stress")
+    magmoms: float = Field(default=1.0, ge=0, description="on loss.magmoms")
+
+
 class LossConfig(Section):
     """Weights of the loss terms; zero leaves a term out."""
 
@@ -17,6 +26,15 @@ class LossConfig(Section):
     forces: float = Field(default=5.0, ge=0, description="mean length of the force error vector, Å/eV")
     stress: float = Field(default=5.0, ge=0, description="stress, mean absolute error, Å³/eV")
     magmoms: float = Field(default=0.0, ge=0, description="magnetic moments, mean absolute error, 1/μB")
+    energy_huber: float = Field(
+        default=0.0, ge=0, description="error per atom below which it counts by its square, eV; zero: it never does"
+    )
+    forces_over: Literal["atoms", "structures"] = Field(
+        default="atoms", description="what the mean of force errors is over; structures: each counts alike"
+    )
+    tasks: dict[str, TaskLoss] = Field(
+        default={}, description="by task, factors on these weights: {metals: {energy: 2, stress: 0}}"
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> LossConfig:
@@ -31,15 +49,28 @@ class LossConfig(Section):
         return {name: weight for name, weight in every.items() if weight > 0}
 
 
+class ParameterGroup(Section):
+    """Parameters that learn at a pace of their own."""
+
+    match: str = Field(description="part of their names, with * and ?: blocks.0, *embedding, router")
+    lr_factor: float = Field(default=1.0, gt=0, description="on optim.lr")
+    weight_decay: float | None = Field(default=None, ge=0, description="as optim.weight_decay where null")
+
+
 class OptimConfig(Section):
     """AdamW with linear warm-up and cosine decay."""
 
     lr: float = Field(default=1.5e-3, gt=0, description="highest learning rate")
     warmup_steps: int = Field(default=100, ge=0, description="steps until it is reached")
     final_lr_fraction: float = Field(default=0.01, ge=0, le=1, description="lr of the last step over the highest")
-    weight_decay: float = Field(default=1e-3, ge=0, description="on matrices; never on norms, biases, router tables")
+    weight_decay: float = Field(
+        default=1e-3, ge=0, description="on matrices; never on norms, biases, tables by element or task"
+    )
     clip: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the mean of weights that is saved")
+    groups: list[ParameterGroup] = Field(
+        default=[], description="slower or faster parameters: [{match: '*embedding', lr_factor: 0.1}]; the first counts"
+    )
 
 
 class MeshConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -51,23 +52,37 @@ class DataSet:
         return any(task.labels[label] for task in summary_of(self.train).values())
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a model knows before it sees the data: validation may have it without training frames.
+
+    Attributes:
+        tasks: names, in the order of their indices.
+        elements: atomic numbers.
+    """
+
+    tasks: tuple[str, ...] = ()
+    elements: tuple[int, ...] = ()
+
+
 def bundled_frames(config: DataConfig | None = None) -> list[Frame]:
     """The data set that comes with this package: synthetic labels of four kinds of matter."""
     with as_file(files("janus_train.data") / "bundled.extxyz.gz") as path:
         return read_frames(path, (config or DataConfig()).keys)
 
 
-def load_data(config: Config) -> DataSet:
+def load_data(config: Config, known: Known | None = None) -> DataSet:
     """Reads and splits the frames a configuration asks for.
 
     Frames marked "test" are left out. Where no frame is marked "val" and no file is given, whole groups are set aside.
+    Tasks that are known come first, whether they have frames or not; the others follow by name.
 
     Raises:
         UserError: what `read_frames` refuses; no frame to train or validate on; a loss term without a single label; an
             element or a task in the validation frames that training does not have.
     """
-    data = config.data
-    stores: dict[tuple[Path, str], Store] = {}
+    data, known = config.data, known or Known()
+    stores: dict[Path, Store] = {}
     shelves = [_in_memory(bundled_frames(data))] if data.train is None else _shelves(data.train, data, stores)
     if data.val is not None:
         aside = _shelves(data.val, data, stores)
@@ -78,13 +93,13 @@ def load_data(config: Config) -> DataSet:
     if not _count(train) or not _count(val):
         which = "train" if not _count(train) else "validate"
         raise UserError(f"no frames to {which} on: check the 'split' marks of the frames, data.train and data.val")
-    tasks = tuple(sorted(_tasks(train)))
+    tasks = (*known.tasks, *sorted(_tasks(train) - set(known.tasks)))
     unseen = sorted(_tasks(val) - set(tasks))
     if unseen:
         raise UserError(f"validation frames of tasks {unseen} have no training frames; check data.keys.task")
     draws = tuple((len(part.rows), part.shelf.weight) for part in train)
     found = DataSet(_sequence(train, tasks), _sequence(val, tasks), tasks, draws)
-    _check(found, config)
+    _check(found, config, known)
     return found
 
 
@@ -106,12 +121,13 @@ def coverage(data: DataSet) -> dict[str, dict[str, Any]]:
 
 def data_fingerprint(data: DataSet) -> str:
     """A checksum of the training and validation frames; of stores it takes their own, and which rows are used."""
-    if isinstance(data.train, ChosenFrames) and isinstance(data.val, ChosenFrames):
-        return f"{data.train.fingerprint()[:32]}{data.val.fingerprint()[:32]}"
-    return fingerprint([*data.train, *data.val])
+    if not isinstance(data.train, ChosenFrames) and not isinstance(data.val, ChosenFrames):
+        return fingerprint([*data.train, *data.val])
+    parts = [f.fingerprint() if isinstance(f, ChosenFrames) else fingerprint(f) for f in (data.train, data.val)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _shelves(sources: Sequence[SourceConfig], config: DataConfig, stores: dict[tuple[Path, str], Store]) -> list[Shelf]:
+def _shelves(sources: Sequence[SourceConfig], config: DataConfig, stores: dict[Path, Store]) -> list[Shelf]:
     """The frames of sources, in order; files of one source that are no stores are read into one list."""
     shelves = []
     for source in sources:
@@ -126,10 +142,12 @@ def _shelves(sources: Sequence[SourceConfig], config: DataConfig, stores: dict[t
     return shelves
 
 
-def _opened(path: Path, task: str, stores: dict[tuple[Path, str], Store]) -> Store:
-    """The store there; one object for training and validation, because a process opens its files once."""
+def _opened(path: Path, task: str, stores: dict[Path, Store]) -> Store:
+    """The store there; training and validation share its files, because a process opens them once."""
     place = path.resolve()
-    return stores.setdefault((place, task), stores.get((place, task)) or Store(path, task))
+    if place not in stores:
+        stores[place] = Store(path)
+    return stores[place].with_default_task(task)
 
 
 def _in_memory(frames: list[Frame], weight: float = 1.0) -> Shelf:
@@ -173,7 +191,7 @@ def _elements(frames: Sequence[Frame]) -> set[int]:
     return {z for task in summary_of(frames).values() for z in task.elements}
 
 
-def _check(data: DataSet, config: Config) -> None:
+def _check(data: DataSet, config: Config, known: Known) -> None:
     for label in config.loss.weights:
         if not data.has(label):
             key = getattr(config.data.keys, label)
@@ -183,14 +201,14 @@ def _check(data: DataSet, config: Config) -> None:
                 f"{data.train[0].origin}: no key '{key}', nor has any other training frame (has: {has}); set "
                 f"data.keys.{label}=NAME if it is there under another name, or loss.{label}=0"
             )
-    known = sorted(_elements(data.train))
-    if _elements(data.val) <= set(known):
+    elements = sorted(_elements(data.train) | set(known.elements))
+    if _elements(data.val) <= set(elements):
         return
     start = 0
     for columns in column_parts(data.val):
-        new = columns.row_of_entry()[~np.isin(columns.element, known)]
+        new = columns.row_of_entry()[~np.isin(columns.element, elements)]
         if len(new):
-            _refuse_elements(data.val[start + int(new[0])], known)
+            _refuse_elements(data.val[start + int(new[0])], elements)
         start += len(columns)
 
 

@@ -1,5 +1,5 @@
 """What the trainer needs to know of a model, and the models that are known here."""
 
-from janus_train.recipes.recipe import ExpertMap, Recipe, Sharding
+from janus_train.recipes.recipe import ExpertMap, Recipe, RecipeMaker, Sharding, Start, StartOpener
 
-__all__ = ["ExpertMap", "Recipe", "Sharding"]
+__all__ = ["ExpertMap", "Recipe", "RecipeMaker", "Sharding", "Start", "StartOpener"]

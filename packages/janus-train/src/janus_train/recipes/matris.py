@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from janus_moe import ELEMENTS
 from janus_moe.statistics import write_expert_maps
-from janus_train.config import ModelConfig
+from janus_train.config import STARTED, ModelConfig
 from janus_train.data.load import DataSet
 from janus_train.data.statistics import Statistics
 from janus_train.failure import UserError
-from janus_train.recipes.matris_compat import compat_model, describe_compat
+from janus_train.recipes.matris_check import check_formulas
+from janus_train.recipes.matris_compat import compat_model, describe_compat, set_compat_references
 from janus_train.recipes.matris_experts import ExpertsSettle, atoms_of_run, expert_maps, moe_layers
 from janus_train.recipes.matris_sharding import frequencies_of, matris_sharding, set_references
 from janus_train.recipes.recipe import Recipe
@@ -30,6 +34,7 @@ from matris_model import (
     checkpoint_block,
     count_parameters,
     fused_formulas,
+    is_table,
     load_model,
     preset_config,
     save_model,
@@ -48,10 +53,25 @@ def model_config(config: ModelConfig) -> MatRISMoEConfig:
     Raises:
         UserError: no such preset or field, or values that do not fit together.
     """
+    if config.preset == STARTED:
+        raise UserError(f"model.preset={STARTED} is the shape of a model to start from, which is not opened here")
     if config.preset not in PRESETS:
         nearest = difflib.get_close_matches(config.preset, _preset_names(), n=1)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(_preset_names())}"
         raise UserError(f"model.preset: no preset '{config.preset}'; {hint}")
+    check_changes(config)
+    try:
+        return preset_config(config.preset, **config.changes)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
+
+
+def check_changes(config: ModelConfig) -> None:
+    """Refuses fields that a MatRIS-MoE does not have, or values of another type.
+
+    Raises:
+        UserError: names the field, and the nearest there is.
+    """
     fields = {f.name: f.type for f in dataclasses.fields(MatRISMoEConfig) if f.name not in _FROM_DATA}
     for name, value in config.changes.items():
         if name not in fields:
@@ -61,10 +81,6 @@ def model_config(config: ModelConfig) -> MatRISMoEConfig:
         accepted = {"int": (int,), "float": (int, float), "bool": (bool,)}[str(fields[name])]
         if not isinstance(value, accepted) or (isinstance(value, bool) and fields[name] != "bool"):
             raise UserError(f"model.{name}: must be {fields[name]} (given: {value!r})")
-    try:
-        return preset_config(config.preset, **config.changes)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from error
 
 
 def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> Recipe:
@@ -72,25 +88,68 @@ def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, se
     about as much to do as each other; random weights.
     """
     if config.preset in COMPAT_PRESETS:
-        compat = compat_model(config, data, statistics, seed)
-        return Recipe(compat, compat.config.cutoff, compat.config.near_cutoff, _save, open_matris)
-    model = _moe_model(config, data, statistics, seed)
-    settle = ExpertsSettle(config.router, seed)
-    sharding = matris_sharding(model, statistics, seed)
-    return Recipe(
-        model, model.config.cutoff, model.config.near_cutoff, _save, open_matris, settle, expert_maps, sharding
-    )
-
-
-def _moe_model(config: ModelConfig, data: DataSet, statistics: Statistics, seed: int) -> MatRISMoE:
+        return compat_recipe(compat_model(config, data, statistics, seed))
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
     if data.has("magmoms") and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
+    return moe_recipe(shape, config, statistics, seed)
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """Weights that a model begins with.
+
+    Attributes:
+        inherit: puts them into a block of a model, or, given the model itself, into what is outside its blocks.
+        dtype: they have.
+    """
+
+    inherit: Callable[[MatRISMoE, nn.Module], None]
+    dtype: torch.dtype
+
+
+def moe_recipe(
+    shape: MatRISMoEConfig,
+    config: ModelConfig,
+    statistics: Statistics,
+    seed: int,
+    inheritance: Inheritance | None = None,
+) -> Recipe:
+    """A MatRIS-MoE of a shape, and what can be done with it.
+
+    Args:
+        shape: tasks and elements are those of the run.
+        config: how it computes, and how its experts settle.
+        statistics: references, scales, and atoms of each element.
+        seed: of the random weights.
+        inheritance: other weights; none keeps random ones.
+    """
+    inherit = None if inheritance is None else inheritance.inherit
     formulas = _formulas(config)
     run_block = checkpoint_block if config.checkpoint else call_block
     model = MatRISMoE(shape, seed, formulas, run_block, frequencies_of(statistics))
+    if inheritance is not None:
+        model.to(dtype=inheritance.dtype)  # nothing is rounded before the run says to what
+        for module in (*model.blocks, model) if not model.references.is_meta else ():
+            inheritance.inherit(model, module)
     set_references(model, statistics)
-    return model
+    return Recipe(
+        model, shape.cutoff, shape.near_cutoff, save_matris, open_matris,
+        before_step=ExpertsSettle(config.router, seed),
+        expert_maps=expert_maps,
+        sharding=matris_sharding(model, statistics, seed, inherit),
+        set_references=set_references,
+        is_table=is_table,
+        check=partial(check_formulas, model, formulas),
+    )  # fmt: skip
+
+
+def compat_recipe(model: MatRIS) -> Recipe:
+    """A published MatRIS, and what can be done with it."""
+    return Recipe(
+        model, model.config.cutoff, model.config.near_cutoff, save_matris, open_matris,
+        set_references=set_compat_references,
+    )  # fmt: skip
 
 
 def _formulas(config: ModelConfig) -> Formulas:
@@ -159,6 +218,7 @@ def _preset_names() -> list[str]:
     return [*PRESETS, *COMPAT_PRESETS]
 
 
-def _save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
+def save_matris(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
+    """Writes a model into a directory, with plain values about it."""
     assert isinstance(model, (MatRISMoE, MatRIS))
     save_model(model, path, dict(about))

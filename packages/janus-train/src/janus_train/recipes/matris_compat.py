@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from janus_train.config import ModelConfig
 from janus_train.data.load import DataSet
@@ -27,25 +29,40 @@ def compat_model(config: ModelConfig, data: DataSet, statistics: Statistics, see
     """
     if given := [name for name in _FROM_DATA if name in config.changes]:
         raise UserError(f"model.{given[0]} follows from the data; leave it out")
-    for name in ("fused", "triton", "checkpoint", "router"):
-        if getattr(config, name) != ModelConfig.model_fields[name].default:
-            raise UserError(f"model.{name} is for MatRIS-MoE; leave it out, or choose another model.preset")
-    if len(data.tasks) > 1:
-        raise UserError(
-            f"model.preset={config.preset} has one table of reference energies, and the data have the tasks "
-            f"{', '.join(data.tasks)}; train on files of one task, or choose another model.preset"
-        )
+    require_compat(config, data.tasks)
     fields = PRESETS[config.preset].to_dict() | config.changes
     from_data = {"tasks": data.tasks, "elements": data.elements, "reference_energy": "data"}
     try:
         model = MatRIS(MatRISConfig.from_dict(fields | from_data), seed)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
+    set_compat_references(model, statistics)
+    return model
+
+
+def require_compat(config: ModelConfig, tasks: Sequence[str]) -> None:
+    """Refuses switches that a published MatRIS does not have, and data of several tasks.
+
+    Raises:
+        UserError: names the switch, or the tasks.
+    """
+    for name in ("fused", "triton", "checkpoint", "router"):
+        if getattr(config, name) != ModelConfig.model_fields[name].default:
+            raise UserError(f"model.{name} is for MatRIS-MoE; leave it out, or choose another model.preset")
+    if len(tasks) > 1:
+        raise UserError(
+            f"a published MatRIS (model.preset={config.preset}) has one table of reference energies, and the data have "
+            f"the tasks {', '.join(tasks)}; train on files of one task, or choose another model"
+        )
+
+
+def set_compat_references(model: nn.Module, statistics: Statistics) -> None:
+    """The reference energies of the one task; there are no scales."""
+    assert isinstance(model, MatRIS)
     assert model.reference_energy is not None
     energies = model.reference_energy.fc.weight
     with torch.no_grad():
         energies[0] = torch.from_numpy(statistics.references[0, 1 : energies.shape[1] + 1])
-    return model
 
 
 def export_reference(path: Path, output: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +19,27 @@ if TYPE_CHECKING:
     from janus_train.plan.shape import ModelShape
 
 
-def matris_sharding(model: MatRISMoE, statistics: Statistics, seed: int) -> Sharding:
-    """What sharing this model needs to know of it: message experts see edges, feature experts atoms."""
+def matris_sharding(
+    model: MatRISMoE,
+    statistics: Statistics,
+    seed: int,
+    inherit: Callable[[MatRISMoE, nn.Module], None] | None = None,
+) -> Sharding:
+    """What sharing this model needs to know of it: message experts see edges, feature experts atoms.
+
+    Args:
+        model: whole, or on the meta device.
+        statistics: references, scales, and atoms of each element.
+        seed: of the random weights.
+        inherit: puts other weights into a block of a model, or into what is outside its blocks; none keeps random ones.
+    """
     config = model.config
     layers = [name for name, module in model.named_modules() if isinstance(module, MoELayer)]
 
     def initialize(module: nn.Module) -> None:
         model.initialize(module, seed, frequencies_of(statistics))
+        if inherit is not None:
+            inherit(model, module)
         if module is model:
             set_references(model, statistics)
 
@@ -58,8 +72,9 @@ def frequencies_of(statistics: Statistics) -> Int64[Tensor, "elements"]:
 
 
 @torch.no_grad()
-def set_references(model: MatRISMoE, statistics: Statistics) -> None:
+def set_references(model: nn.Module, statistics: Statistics) -> None:
     """Energies of elements, and the unit of the network's output, in each task."""
+    assert isinstance(model, MatRISMoE)
     model.references.copy_(torch.from_numpy(statistics.references))
     model.scales.copy_(torch.from_numpy(statistics.scales))
 

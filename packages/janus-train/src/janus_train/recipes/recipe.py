@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from janus_train.config import ModelConfig
+
 if TYPE_CHECKING:
+    from janus_train.config import StartConfig
+    from janus_train.data.load import DataSet
+    from janus_train.data.statistics import Given, Statistics
     from janus_train.plan.shape import ModelShape
 
 ExpertMap = dict[str, Any]
@@ -70,6 +76,10 @@ class Recipe:
             same on every rank, and after a resume.
         expert_maps: what the experts do, given how many atoms each element has; none for models without.
         sharding: how ranks of a unit can share it; None for models that only come whole.
+        set_references: gives the model other reference energies and scales.
+        is_table: whether the parameter of a name has rows for elements or tasks, which must not fade while unused.
+        check: compares what computes fast on a device with what computes plainly; raises `UserError` where they differ.
+        notes: what a person should know of how the model was made.
     """
 
     model: nn.Module
@@ -80,3 +90,33 @@ class Recipe:
     before_step: Callable[[nn.Module, int], None] = lambda model, step: None
     expert_maps: Callable[[nn.Module, np.ndarray], list[ExpertMap]] = lambda model, atoms_of_element: []
     sharding: Sharding | None = None
+    set_references: Callable[[nn.Module, Statistics], None] = lambda model, statistics: None
+    is_table: Callable[[str], bool] = lambda name: "router" in name
+    check: Callable[[torch.device], None] = lambda device: None
+    notes: Sequence[str] = ()
+
+
+RecipeMaker = Callable[[ModelConfig, "DataSet", "Statistics", int], Recipe]
+"""Makes a recipe from the model section, the data, their statistics and a seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Trained weights that a run begins with.
+
+    Attributes:
+        tasks: names of the tasks that stay, in the order of their indices; tasks of the data come behind them.
+        elements: atomic numbers that stay known; empty: all.
+        given: references and scales that tasks bring along, by name, given the tasks of the run: their own, or those of
+            the task that a new one begins as.
+        make_recipe: makes the model of the run with these weights.
+    """
+
+    tasks: tuple[str, ...]
+    elements: tuple[int, ...]
+    given: Callable[[Sequence[str]], Mapping[str, Given]]
+    make_recipe: RecipeMaker
+
+
+StartOpener = Callable[["StartConfig", bool], Start]
+"""Opens what a run starts from, given the section `start`, and whether ranks will share the model."""

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
 from janus_train.data.columns import COLUMN_NAMES, Columns
 from janus_train.data.files import STORE_FILE, is_store
 from janus_train.data.frame import LABELS, Frame
-from janus_train.data.lmdb_files import open_lmdb
 from janus_train.data.store.codec import decode_frame
-from janus_train.data.store.files import FORMAT, FRAMES, mapped, row_key, shard_path
+from janus_train.data.store.files import FORMAT, mapped
+from janus_train.data.store.shards import ShardFiles
 from janus_train.failure import UserError
-
-if TYPE_CHECKING:
-    import lmdb
-
-# Files that are open at a time; most systems allow a process 1024.
-_OPEN = 256
 
 
 class Store(Sequence[Frame]):
@@ -63,8 +55,7 @@ class Store(Sequence[Frame]):
             tasks=tuple(name or default_task for name in about["tasks"]),
         )
         self.geometry = mapped(path / "geometry.npy")
-        self._open: OrderedDict[int, lmdb.Environment] = OrderedDict()
-        self._process, self._lock = os.getpid(), Lock()
+        self._files = ShardFiles(path)
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -80,8 +71,7 @@ class Store(Sequence[Frame]):
         if not 0 <= row < len(self):
             raise IndexError(f"row {place} of {len(self)}")
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-        value = self._value(shard, row - int(self._starts[shard]))
-        frame = decode_frame(value)
+        frame = decode_frame(self._files.value(shard, row - int(self._starts[shard])))
         return frame if frame.task else replace(frame, task=self._default_task)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -100,27 +90,13 @@ class Store(Sequence[Frame]):
         """What its file says of it: rows, tasks, labels, where they came from."""
         return dict(self._about)
 
+    def with_default_task(self, task: str) -> Store:
+        """The same store, its files shared, with another task for frames that name none."""
+        other = copy(self)
+        other._default_task = task
+        other.columns = replace(self.columns, tasks=tuple(name or task for name in self._about["tasks"]))
+        return other
+
     def close(self) -> None:
         """Closes its files; they open again when a frame is asked for."""
-        with self._lock:
-            for file in self._open.values():
-                file.close()
-            self._open.clear()
-
-    def _value(self, shard: int, row: int) -> bytes:
-        # Both under the lock: another thread must not close a file between its opening and its reading.
-        with self._lock:
-            value: bytes | None = self._file(shard).begin().get(row_key(row))
-        if value is None:
-            raise UserError(f"row {row} of {shard_path(self.path, shard)} is gone; the store is damaged, convert again")
-        return value
-
-    def _file(self, shard: int) -> lmdb.Environment:
-        if self._process != os.getpid():  # a forked process must not use what its parent opened
-            self._open, self._process = OrderedDict(), os.getpid()
-        if shard not in self._open:
-            while len(self._open) >= _OPEN:
-                self._open.popitem(last=False)[1].close()
-            self._open[shard] = open_lmdb(shard_path(self.path, shard) / FRAMES)
-        self._open.move_to_end(shard)
-        return self._open[shard]
+        self._files.close()
