@@ -30,6 +30,7 @@ from janus_train.recipes import Recipe
 from janus_train.state import TrainingState
 from janus_train.step import Prepared, StepResult, TrainingStep, clip_gradients
 from janus_train.stopping import StopSignals
+from janus_train.trial import try_largest_step
 
 # Mean error of the energy of starting weights above which their references are in doubt, eV/atom.
 _SUSPICIOUS_START = 0.1
@@ -102,6 +103,9 @@ def run_steps(training: Training) -> bool:
     window = _Window(time.monotonic())
     batches = ahead(_batches(training), lambda batch: training.step.prepare(training.train, batch.places.tolist()))
     asked = False
+    if progress.step < last:
+        tried = try_largest_step(training.step, training.train, training.config, training.accounting)
+        training.display.say(tried)
     if training.config.start.model is not None and progress.step == 0:
         _judge_the_start(training, log)
     while progress.step < last and not asked:
