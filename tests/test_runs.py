@@ -372,19 +372,38 @@ def test_a_pruned_model_is_smaller_and_predicts_the_same(finished_run: Path, dat
 
 
 def test_check_data_tells_what_is_there_and_what_looks_wrong(data_file: Path, tmp_path: Path, command):
-    code, out, _ = command("check-data", data_file)
-    assert code == 0
-    assert "lj" in out
-    frames = read(data_file, ":")
-    frames[3].positions[1] = frames[3].positions[0] + 0.1
     from ase.io import write
 
+    frames = read(data_file, ":")
+    del frames[24]  # one of its forces is large, as chance would have it
+    write(tmp_path / "good.extxyz", frames, format="extxyz")
+    code, out, _ = command("check-data", "good.extxyz")
+    assert code == 0
+    assert "lj" in out
+    frames[3].positions[1] = frames[3].positions[0] + 0.1
     write(tmp_path / "close.extxyz", frames, format="extxyz")
     code, out, _ = command("check-data", tmp_path / "close.extxyz", "--json")
-    assert code == 0
+    assert code == 3
     report = json.loads(out)
-    assert report["tasks"]["lj"]["train"] == 32
-    assert any("closer than" in warning and "frame 3 of" in warning for warning in report["warnings"])
+    assert report["tasks"]["lj"]["train"] == 31
+    assert any("too close" in found["what"] and "frame 3 of" in found["frames"][0] for found in report["suspicions"])
+
+
+def test_a_run_from_a_store_is_the_run_from_its_files(data_file: Path, command):
+    """Converted by two workers, edges counted beforehand or by the run; weights that are no whole numbers; resumed."""
+    code, out, err = command("data", "convert", data_file, "--output", "store", "--workers", 2)
+    assert (code, "40 frames in 1 shard(s)" in out) == (0, True), err
+    code, out, _ = command("data", "measure", "store", "--cutoff", 4, "--near-cutoff", 3, "--workers", 1)
+    assert (code, "edges below 4 Å" in out) == (0, True)
+    losses = []
+    for name in (str(data_file), "store"):
+        settings = [f"data.train=[{{path: {name}, weight: 1.5}}]", *TINY, "run.max_steps=5", "run.checkpoint_every=3"]
+        code, _, err = command("train", *settings, f"run.dir={Path(name).stem}-run", "run.stop_at_step=3")
+        assert code == 0, err
+        assert command("resume", f"{Path(name).stem}-run")[0] == 0
+        losses.append([line["loss"] for line in metrics(Path(f"{Path(name).stem}-run"), "train")])
+    assert len(losses[0]) == 5
+    assert losses[0] == losses[1]
 
 
 def test_the_schema_describes_every_key(command):

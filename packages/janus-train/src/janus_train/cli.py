@@ -1,6 +1,7 @@
 """janus-train: the command line.
 
-Exit codes: 0 done, 2 the user's input is wrong, 75 asked to stop and worth starting again, 1 everything else.
+Exit codes: 0 done, 2 the user's input is wrong, 3 check-data found something suspicious, 75 asked to stop and worth
+starting again, 1 everything else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from janus_train.data.command import app as data_app
 from janus_train.failure import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(data_app, name="data")
 
 Settings = Annotated[
     list[str] | None, typer.Argument(help="a YAML file, and settings such as optim.lr=0.001", show_default=False)
@@ -198,7 +202,7 @@ def prune(
 
 @app.command("check-data")
 def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
-    """Read the data a configuration asks for (or the files given) and print what they hold."""
+    """Read the data a configuration asks for (or the files given) and print what they hold; code 3: suspicious."""
     from janus_train.check_data import check
 
     paths = [Path(text) for text in settings or [] if "=" not in text and not text.endswith((".yaml", ".yml"))]
@@ -207,6 +211,8 @@ def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
         rest.append(f"data.train={json.dumps([str(path) for path in paths])}")
     report = check(*_config_and_overrides(rest))
     print(json.dumps(report.content, indent=2) if as_json else report.text)
+    if report.suspicious:
+        raise typer.Exit(3)
 
 
 @app.command()

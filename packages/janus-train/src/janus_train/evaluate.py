@@ -14,6 +14,7 @@ from janus_graph import HIGHEST_ATOMIC_NUMBER, Potential
 from janus_train.config import LossConfig
 from janus_train.data.batch import FrameSource
 from janus_train.data.batching import within_budget
+from janus_train.data.chosen import Column
 from janus_train.data.frame import Frame
 
 T = TypeVar("T")
@@ -189,7 +190,7 @@ def _places(names: Sequence[str]) -> dict[str, list[int]]:
     return {name: places[name] for name in sorted(places)}
 
 
-def _table(errors: np.ndarray, places: list[int], atoms: np.ndarray) -> dict[str, Any]:
+def _table(errors: np.ndarray, places: list[int], atoms: Column) -> dict[str, Any]:
     total = dict(zip(_COLUMNS, errors[places].sum(axis=0).tolist(), strict=True))
 
     def mean(name: str, count: str) -> float | None:

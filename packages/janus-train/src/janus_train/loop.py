@@ -240,7 +240,9 @@ def _batches(training: Training) -> Iterator[_StepBatch]:
     config = training.config
     epoch, first = training.state.progress.epoch, training.state.progress.batch
     while True:
-        batches = epoch_batches(training.train.edges, config.data.batch_edges, config.run.seed, epoch)
+        batches = epoch_batches(
+            training.train.edges, config.data.batch_edges, config.run.seed, epoch, training.train.draws
+        )
         for number in range(first, len(batches)):
             yield _StepBatch(batches[number], epoch, number + 1)
         epoch, first = epoch + 1, 0

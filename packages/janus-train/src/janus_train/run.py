@@ -19,8 +19,10 @@ from janus_comm import Accounting, Communicator, Counted, agree, launch, make_me
 from janus_train.checkpoint import Checkpoints, load_checkpoint, newest_checkpoint
 from janus_train.config import Config, load_config
 from janus_train.data.batch import FrameSource
+from janus_train.data.duplicates import repeat_warnings
 from janus_train.data.load import DataSet, Known, coverage, data_fingerprint, load_data
 from janus_train.data.reference_table import references_text
+from janus_train.data.sizes import measure_stores
 from janus_train.data.statistics import Given, Statistics, fit_statistics, require_determined, undetermined_frames
 from janus_train.display import Display, coverage_table, errors_table, make_display
 from janus_train.evaluate import Evaluation, evaluate
@@ -41,6 +43,9 @@ from janus_train.watching import check_watched
 from janus_train.ways import make_step
 
 T = TypeVar("T")
+
+# Sets of at most so many frames are looked through for frames that are there twice.
+_LOOKED_THROUGH = 1_000_000
 
 
 def train(config: Config, make_recipe: RecipeMaker, open_start: StartOpener | None = None) -> Path:
@@ -104,9 +109,11 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
         ready = _agreed(world, lambda: _prepare(config, makers, resumed))
         data, statistics, recipe = ready.data, ready.statistics, ready.recipe
         torch.use_deterministic_algorithms(config.run.deterministic)
+        # One process looks for the edges of stores that nobody has looked for yet; the others find them there.
+        _agreed(world, lambda: _measured(data, recipe) if world.rank == 0 else True)
+        train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff, data.draws)
         _agreed(world, lambda: _compared(recipe, launched.device))
         loss = make_loss(config.loss, data.tasks)
-        train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff)
         notes: list[str] = []
         step = make_step(config, recipe, loss, train, mesh, launched.device, accounting, notes.append)
         model = recipe.model
@@ -232,6 +239,12 @@ def _open_start(config: Config, opener: StartOpener | None, resumed: Path | None
     return opener(config.start, shared)
 
 
+def _measured(data: DataSet, recipe: Recipe) -> bool:
+    for frames in (data.train, data.val):
+        measure_stores(frames, recipe.cutoff, recipe.near_cutoff)
+    return True
+
+
 def _where(world: Communicator, config: Config, job: Job, resumed: Path | None) -> tuple[Path, Path | None]:
     """The run directory, and the checkpoint to begin with; the first rank looks for all, so that all see the same."""
     directory, begun = (resumed, True) if resumed is not None else choose_directory(world, config, job)
@@ -274,8 +287,16 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     say(references_text(statistics, data.tasks))
     for warning in statistics.warnings:
         say(f"warning: {warning}")
+    for warning in _repeats(data) if training.log is not None else ():
+        say(f"warning: {warning}")
     if state.progress.step:
         say(f"resuming at step {state.progress.step}")
+
+
+def _repeats(data: DataSet) -> list[str]:
+    if len(data.train) > _LOOKED_THROUGH:
+        return []  # minutes of sorting, which check-data takes
+    return repeat_warnings(data.train, data.val)
 
 
 def _finish(training: Training, statistics: Statistics) -> None:

@@ -1,7 +1,7 @@
 """The configuration of a run: one YAML file, every field of which can be set on the command line."""
 
 from janus_train.config.config import Config
-from janus_train.config.data import DataConfig, KeyNames
+from janus_train.config.data import DataConfig, KeyNames, SourceConfig
 from janus_train.config.files import config_schema, known_keys, load_config, save_config
 from janus_train.config.model import STARTED, ModelConfig, RouterConfig
 from janus_train.config.references import ReferencesConfig, TaskReferences
@@ -31,6 +31,7 @@ __all__ = [
     "RouterConfig",
     "RunConfig",
     "Section",
+    "SourceConfig",
     "StartConfig",
     "TaskLoss",
     "TaskReferences",

@@ -97,6 +97,7 @@ def labelled_frames(
         UserError: files that cannot be read, or tasks and elements the model does not know.
     """
     saved = model_path / "config.yaml"
+    frames: Sequence[Frame]
     if paths:
         keys = KeyNames() if group_key is None else KeyNames(group=group_key)
         frames = [frame for path in paths for frame in read_frames(path, keys, default_task="")]
