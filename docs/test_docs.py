@@ -73,6 +73,14 @@ def test_messages_that_the_documentation_explains_are_those_of_the_code():
             assert any(part.strip() in text for text in everything), f"nothing says '{part}' of '{message}'"
 
 
+def test_every_promise_has_the_test_that_it_names():
+    rows = (ROOT / "docs/trust.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", rows))
+    files = [*ROOT.glob("packages/*/tests/*.py"), *ROOT.glob("tests/*.py")]
+    assert len(named) >= 15
+    assert named <= set(re.findall(r"^def (test_\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE))
+
+
 def test_every_page_is_on_the_site_once(tmp_path: Path):
     mkdocs = pytest.importorskip("mkdocs.config")
     from mkdocs.commands.build import build

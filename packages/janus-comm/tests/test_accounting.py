@@ -186,6 +186,15 @@ def test_the_axes_of_a_counted_mesh_are_counted():
     assert run_rank_threads(2, count) == [Tally(2, 16)] * 2
 
 
+def test_what_is_not_to_be_recorded_leaves_the_tallies_as_they_were():
+    accounting = Accounting()
+    accounting.record("sum", 3)
+    with accounting.unrecorded():
+        accounting.record("sum", 4)
+        accounting.record("gather_rows", 5)
+    assert accounting.tallies == {("sum", ""): (1, 3)}
+
+
 def test_one_rank_sends_nothing():
     accounting = Accounting()
     counted = Counted(SingleRank(), accounting)

@@ -14,7 +14,7 @@ def test_the_file_gives_way_to_the_command_line(tmp_path: Path):
     path.write_text("optim: {lr: 0.5, clip: 2}\nrun: {seed: 3}\n")
     config = load_config(path, ["optim.lr=1e-3", "data.train=[a.xyz, b.xyz]"])
     assert (config.optim.lr, config.optim.clip, config.run.seed) == (1e-3, 2.0, 3)
-    assert config.data.train == [Path("a.xyz"), Path("b.xyz")]
+    assert [source.path for source in config.data.train] == [Path("a.xyz"), Path("b.xyz")]
 
 
 def test_what_is_saved_is_read_back_the_same(tmp_path: Path):

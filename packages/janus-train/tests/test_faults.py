@@ -22,6 +22,7 @@ from janus_comm import SingleRank
 from janus_comm.testing import run_launched_ranks
 from janus_train import UserError, load_config, train
 from janus_train.data.batch import FrameSource
+from janus_train.data.batching import epoch_batches
 from janus_train.data.load import load_data
 from janus_train.memory_errors import naming_the_batch
 from janus_train.metrics import MetricsLog
@@ -197,6 +198,25 @@ def test_a_batch_that_is_too_large_is_named_with_its_cost_and_what_to_do(run_out
     assert f"largest first: {largest} (" in message
     assert " and 1 more. Set data.pass_edges=30 " in message
     assert "a smaller data.batch_edges (now 60)" in message
+
+
+def test_the_largest_step_is_tried_before_the_first_one_and_changes_nothing(data: Path, tmp_path: Path, monkeypatch):
+    edges: list[int] = []
+
+    def watching(*arguments):
+        made = recipe(*arguments)
+        made.model.register_forward_pre_hook(lambda model, inputs: edges.append(inputs[0].edges))
+        return made
+
+    train(load_config(None, settings(data, tmp_path / "tried")), watching)
+    config = load_config(None, settings(data, tmp_path / "tried"))
+    found = load_data(config)
+    source = FrameSource(found.train, 9.0, 4.5)
+    batches = epoch_batches(source.edges, config.data.batch_edges, config.run.seed, 0)
+    assert edges[0] == max(int(source.edges[batch].sum()) for batch in batches)
+    monkeypatch.setattr("janus_train.loop.try_largest_step", lambda *arguments: "not tried")
+    train(load_config(None, settings(data, tmp_path / "untried")), recipe)
+    assert lines(tmp_path / "tried") == lines(tmp_path / "untried")
 
 
 def test_a_full_disk_costs_what_could_not_be_written_and_not_the_run(data: Path, tmp_path: Path, capsys):

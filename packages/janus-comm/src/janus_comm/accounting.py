@@ -91,6 +91,15 @@ class Accounting:
         finally:
             self._phase = outer
 
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """What is recorded inside is forgotten afterwards."""
+        kept = dict(self._tallies)
+        try:
+            yield
+        finally:
+            self._tallies = kept
+
     @property
     def present_phase(self) -> str:
         """The innermost phase that is under way, ``""`` outside all."""

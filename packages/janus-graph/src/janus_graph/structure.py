@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,15 +61,17 @@ class Structure:
             )
         if len(numbers) == 0:
             raise ValueError("the structure has no atoms; remove it from the data")
-        unknown = np.flatnonzero((numbers < 1) | (numbers > HIGHEST_ATOMIC_NUMBER))
-        if len(unknown):
+        if numbers.min() < 1 or numbers.max() > HIGHEST_ATOMIC_NUMBER:
+            unknown = np.flatnonzero((numbers < 1) | (numbers > HIGHEST_ATOMIC_NUMBER))
             raise ValueError(
                 f"atom {unknown[0]} has atomic number {numbers[unknown[0]]}; "
                 f"elements are 1 (H) to {HIGHEST_ATOMIC_NUMBER}"
             )
-        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-        if len(bad):
-            raise ValueError(f"the position of atom {bad[0]} is {positions[bad[0]]}; positions must be finite")
+        # One product instead of a look at each number; where that is not finite, they are looked at.
+        if not math.isfinite(np.vdot(positions, positions)):
+            bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+            if len(bad):
+                raise ValueError(f"the position of atom {bad[0]} is {positions[bad[0]]}; positions must be finite")
         if self.spin < 1:
             raise ValueError(f"spin is {self.spin}; it is a multiplicity 2S + 1, so 1 or more")
 
@@ -76,18 +80,29 @@ class Structure:
             raise ValueError(
                 f"cell has shape {self.cell.shape} and periodic {self.periodic.shape}; must be [3, 3] and [3]"
             )
-        if not np.isfinite(self.cell).all():
+        cell, periodic = self.cell.tolist(), self.periodic.tolist()
+        if not all(math.isfinite(entry) for row in cell for entry in row):
             raise ValueError("the cell has entries that are not finite")
-        rows = self.cell[self.periodic]
-        lengths = np.linalg.norm(rows, axis=1)
-        content = np.sqrt(max(np.linalg.det(rows @ rows.T), 0.0)) if len(rows) else 1.0
-        if len(rows) and not content > _FLATTEST_CELL * lengths.prod():
+        rows = [row for row, repeats in zip(cell, periodic, strict=True) if repeats]
+        lengths = [math.hypot(*row) for row in rows]
+        if rows and not _content(rows) > _FLATTEST_CELL * math.prod(lengths):
             raise ValueError(
-                f"the cell has no volume along its periodic directions (periodic = {self.periodic.tolist()}, "
-                f"lengths = {lengths.tolist()} Å); give lattice vectors or set pbc to F F F"
+                f"the cell has no volume along its periodic directions (periodic = {periodic}, "
+                f"lengths = {lengths} Å); give lattice vectors or set pbc to F F F"
             )
 
     @property
     def has_volume(self) -> bool:
         """Whether stress is defined: all three directions repeat."""
         return bool(self.periodic.all())
+
+
+def _content(rows: Sequence[Sequence[float]]) -> float:
+    """Length, area or volume that one, two or three vectors span; arrays so small are slower than plain numbers."""
+    if len(rows) == 1:
+        return math.hypot(*rows[0])
+    (a, b, c), (d, e, f) = rows[0], rows[1]
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+    if len(rows) == 2:
+        return math.hypot(*normal)
+    return abs(normal[0] * rows[2][0] + normal[1] * rows[2][1] + normal[2] * rows[2][2])

@@ -1,6 +1,7 @@
 """janus-train: the command line.
 
-Exit codes: 0 done, 2 the user's input is wrong, 75 asked to stop and worth starting again, 1 everything else.
+Exit codes: 0 done, 2 the user's input is wrong, 3 check-data found something suspicious, 75 asked to stop and worth
+starting again, 1 everything else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from janus_train.data.command import app as data_app
 from janus_train.failure import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(data_app, name="data")
 
 Settings = Annotated[
     list[str] | None, typer.Argument(help="a YAML file, and settings such as optim.lr=0.001", show_default=False)
@@ -91,27 +95,65 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="run directory or saved model")],
     data: Annotated[list[Path] | None, typer.Argument(help="labelled files; else what validated the run")] = None,
     task: Annotated[str | None, typer.Option(help="task of frames that name none")] = None,
+    group_key: Annotated[str | None, typer.Option(help="name of a frame's group in the files: config_type")] = None,
     physics: Annotated[bool, typer.Option("--physics", help="also the physics card, in physics.json")] = False,
     md_ps: Annotated[float, typer.Option(help="length of its runs at constant energy, ps", min=0.0)] = 1.0,
+    benchmark: Annotated[
+        str | None, typer.Option(help="instead: matbench-discovery, matcalc, wiggle150, gmtkn55 or x23")
+    ] = None,
+    benchmark_data: Annotated[Path | None, typer.Option("--data", help="its files")] = None,
+    relax: Annotated[bool | None, typer.Option(help="whether it relaxes; else as it usually does")] = None,
+    output: Annotated[Path | None, typer.Option(help="directory of its answers; else MODEL/benchmarks")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the errors of a model on labelled structures, and with --physics what it says of prototypes."""
+    """Print the errors of a model on labelled structures, and with --physics what it says of prototypes.
+
+    With --benchmark NAME --data PATH: the numbers of a known benchmark, on the files that you have.
+    """
+    if benchmark is not None:
+        if benchmark_data is None or data:
+            raise UserError(f"--benchmark {benchmark} needs its files as --data PATH, and no others")
+        _evaluate_benchmark(model, benchmark, benchmark_data, task, relax, output, as_json)
+        return
+    if benchmark_data is not None or relax is not None or output is not None:
+        raise UserError("--data, --relax and --output belong to --benchmark NAME; labelled files come without --data")
     from janus_train.recipes.matris_inference import evaluate_files
 
-    tables = evaluate_files(model, data, task)
+    tables = evaluate_files(model, data, task, group_key)
     if not as_json:
-        from janus_train.display import errors_table
+        from janus_train.display import elements_table, errors_table, groups_table
 
         print(errors_table(tables["tasks"]))
+        if tables["groups"]:
+            print(f"\n{groups_table(tables['groups'])}")
+        if tables["elements"]:
+            print(f"\n{elements_table(tables['elements'])}")
     if physics:
         from janus_train.display import physics_table
         from janus_train.recipes.matris_physics import write_physics_card
 
-        tables["physics"] = write_physics_card(model, data, task, md_ps, lambda text: print(text, file=sys.stderr))
+        tables["physics"] = write_physics_card(model, data, task, md_ps, _say_aside)
         if not as_json:
             print(physics_table(tables["physics"]))
     if as_json:
         print(json.dumps(tables, indent=2))
+
+
+def _evaluate_benchmark(
+    model: Path, name: str, data: Path, task: str | None, relax: bool | None, output: Path | None, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from janus_train.display import benchmark_table
+    from janus_train.recipes.matris_benchmarks import judge_model
+
+    found = judge_model(model, name, data, task, relax, output, _say_aside)
+    print(json.dumps(asdict(found), indent=2) if as_json else benchmark_table(found))
+
+
+def _say_aside(text: str) -> None:
+    """Beside the output, which may be JSON."""
+    print(text, file=sys.stderr)
 
 
 @app.command()
@@ -160,7 +202,7 @@ def prune(
 
 @app.command("check-data")
 def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
-    """Read the data a configuration asks for (or the files given) and print what they hold."""
+    """Read the data a configuration asks for (or the files given) and print what they hold; code 3: suspicious."""
     from janus_train.check_data import check
 
     paths = [Path(text) for text in settings or [] if "=" not in text and not text.endswith((".yaml", ".yml"))]
@@ -169,6 +211,8 @@ def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
         rest.append(f"data.train={json.dumps([str(path) for path in paths])}")
     report = check(*_config_and_overrides(rest))
     print(json.dumps(report.content, indent=2) if as_json else report.text)
+    if report.suspicious:
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -109,10 +109,10 @@ def plan_memory(
 
 def largest_step(source: FrameSource, config: Config) -> list[int]:
     """The frames of that step of the first epoch which has most edges; of one pass, where steps have several."""
-    batches = epoch_batches(source.edges, config.data.batch_edges, config.run.seed, 0)
+    batches = epoch_batches(source.edges, config.data.batch_edges, config.run.seed, 0, source.draws)
     ranks = config.mesh.replica * config.mesh.unit
     if config.data.pass_edges is not None and config.data.pass_edges * ranks < config.data.batch_edges:
-        batches = epoch_batches(source.edges, config.data.pass_edges * ranks, config.run.seed, 0)
+        batches = epoch_batches(source.edges, config.data.pass_edges * ranks, config.run.seed, 0, source.draws)
     largest: np.ndarray = max(batches, key=lambda batch: int(source.edges[batch].sum()))
     places: list[int] = largest.tolist()
     return places

@@ -1,7 +1,7 @@
 """The configuration of a run: one YAML file, every field of which can be set on the command line."""
 
 from janus_train.config.config import Config
-from janus_train.config.data import DataConfig, KeyNames
+from janus_train.config.data import DataConfig, KeyNames, SourceConfig
 from janus_train.config.files import config_schema, known_keys, load_config, save_config
 from janus_train.config.model import STARTED, ModelConfig, RouterConfig
 from janus_train.config.references import ReferencesConfig, TaskReferences
@@ -15,6 +15,7 @@ from janus_train.config.training import (
     RunConfig,
     TaskLoss,
 )
+from janus_train.config.watch import WatchConfig
 
 __all__ = [
     "STARTED",
@@ -30,9 +31,11 @@ __all__ = [
     "RouterConfig",
     "RunConfig",
     "Section",
+    "SourceConfig",
     "StartConfig",
     "TaskLoss",
     "TaskReferences",
+    "WatchConfig",
     "config_schema",
     "known_keys",
     "load_config",

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from janus_graph import AtomGraph, build_graph
-from janus_graph.packing import CostModel, share_out, structure_sizes
+from janus_graph.packing import CostModel, share_out
+from janus_train.data.batching import Draws
 from janus_train.data.frame import Frame
+from janus_train.data.sizes import frame_sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +58,24 @@ class FrameSource:
         frames: all frames.
         cutoff: of the model, Å.
         near_cutoff: of the model, Å.
+        draws: the frames in their order, so many at a time, and how often each is drawn in an epoch; nothing for once.
 
     Attributes:
         atoms: atoms of each frame.
         edges: edges of each frame.
-        costs: what each frame costs to compute.
         rows_by_element: for each frame its atomic numbers, the atoms of each, and the edges centred on them.
     """
 
-    def __init__(self, frames: Sequence[Frame], cutoff: float, near_cutoff: float) -> None:
-        self.frames = frames
+    def __init__(self, frames: Sequence[Frame], cutoff: float, near_cutoff: float, draws: Sequence[Draws] = ()) -> None:
+        self.frames, self.draws = frames, tuple(draws)
         self.cutoff, self.near_cutoff = cutoff, near_cutoff
-        sizes = structure_sizes([frame.structure for frame in frames], cutoff, near_cutoff)
-        self.atoms, self.edges, self.costs = sizes.atoms, sizes.edges, CostModel()(sizes)
-        self.rows_by_element = sizes.by_element
+        self._sizes = frame_sizes(frames, cutoff, near_cutoff)
+        self.atoms, self.edges = self._sizes.atoms, self._sizes.edges
+        self.rows_by_element = self._sizes.by_element
+
+    def costs(self, places: Sequence[int] | np.ndarray) -> Int64[np.ndarray, "places"]:
+        """What each of some frames costs to compute."""
+        return CostModel()(self._sizes.of(places))
 
     def batch(self, places: Sequence[int]) -> Batch | None:
         """The batch of the frames at these places; None for no places at all."""
@@ -81,7 +87,7 @@ class FrameSource:
     def shares(self, places: Sequence[int], ranks: int) -> list[list[int]]:
         """The same places, a share for each rank, at about the same cost."""
         picked = np.array(places, dtype=np.int64)
-        shares = share_out(self.costs[picked].tolist(), self.atoms[picked].tolist(), ranks)
+        shares = share_out(self.costs(picked).tolist(), self.atoms[picked].tolist(), ranks)
         return [picked[share].tolist() for share in shares]
 
 

@@ -72,21 +72,21 @@ def unit_batch(source: FrameSource, places: Sequence[int], rank: int, ranks: int
         idle: whether the unit has nothing to compute; its ranks hold no atom of the first frame, and no label counts.
     """
     if idle:
-        nobody = np.full(len(source.frames[places[0]].structure), ranks, dtype=np.int64)
+        nobody = np.full(int(source.atoms[places[0]]), ranks, dtype=np.int64)
         none = np.zeros((ranks, HIGHEST_ATOMIC_NUMBER + 1), dtype=np.int64)
         return _share(source, places[:1], {0: nobody}, (none, none), rank)
-    pieces = deal_structures(source.costs[list(places)].tolist(), ranks, TOLERANCE)
+    pieces = deal_structures(source.costs(places).tolist(), ranks, TOLERANCE)
     owner: dict[int, np.ndarray] = {}
     atom_rows = np.zeros((ranks, HIGHEST_ATOMIC_NUMBER + 1), dtype=np.int64)
     edge_rows = np.zeros_like(atom_rows)
     for at, (place, dealt) in enumerate(zip(places, pieces, strict=True)):
-        structure = source.frames[place].structure
         if len(dealt) == 1:
-            own = np.full(len(structure), dealt[0].part, dtype=np.int64)
+            own = np.full(int(source.atoms[place]), dealt[0].part, dtype=np.int64)
             elements, atoms, edges = source.rows_by_element[place]
             atom_rows[dealt[0].part, elements] += atoms
             edge_rows[dealt[0].part, elements] += edges
         else:
+            structure = source.frames[place].structure
             graph = build_graph([structure], source.cutoff, source.near_cutoff)
             work = graph.in_input_order(torch.from_numpy(atom_work(graph, CostModel()))).numpy()
             own = partition_structure(structure, work, dealt, source.cutoff)

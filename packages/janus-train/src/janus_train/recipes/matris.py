@@ -90,7 +90,7 @@ def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, se
     if config.preset in COMPAT_PRESETS:
         return compat_recipe(compat_model(config, data, statistics, seed))
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
-    if any(frame.has("magmoms") for frame in data.train) and "magnetic_moments" not in config.changes:
+    if data.has("magmoms") and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
     return moe_recipe(shape, config, statistics, seed)
 
