@@ -119,6 +119,7 @@ def test_it_trains_and_resumes_like_any_model(bundled_frames: Path, tmp_path: Pa
         *SETTINGS,
         "run.max_steps=3",
         "loss.stress=0",
+        "references.ridge=0",  # of the few frames' compositions some always go together
     ]
     code, _, err = command("train", *settings, "run.stop_at_step=2")
     assert code == 0, err

@@ -23,8 +23,7 @@ from matris_model import MatRISMoE, golden_structures, load_model
 from matris_model.golden import golden_values
 
 SHIFT = {8: -40.0, 14: 7.0, 16: 3.0}
-# Of TINY what is not the shape of the model. The end of a run, with its report, costs more than all steps: no run gets
-# there.
+# Of TINY what is not the shape of the model. The end of a run with its report costs most: none gets there.
 SHORT = [
     *(setting for setting in TINY if not setting.startswith("model.")),
     "run.dtype=float64", "optim.lr=1e-4", "run.max_steps=9", "run.stop_at_step=1",

@@ -32,8 +32,13 @@ def test_a_run_directory_holds_all_that_is_promised(finished_run: Path):
         "model.json", "evaluation.json", "parity.npz", "experts.json", "report.html",
     }  # fmt: skip
     assert {line["kind"] for line in map(json.loads, (finished_run / "metrics.jsonl").open())} == {"train", "val"}
-    first = metrics(finished_run, "train")[0]
-    assert {"step", "loss", "loss_energy", "loss_forces", "loss_stress", "lr", "grad_norm", "seconds"} <= set(first)
+    first, validation = metrics(finished_run, "train")[0], metrics(finished_run, "val")[0]
+    assert set(first) >= {
+        "step", "epoch", "loss", "loss_energy", "loss_forces", "loss_stress", "lr", "grad_norm", "seconds", "skipped",
+        "structures_per_s", "atoms_per_s", "edges_per_s", "tflops_per_s", "memory_mb", "bytes_sent",
+    }  # fmt: skip
+    assert set(validation) >= {"step", "loss", "best", "watch", "tasks", "experts", "seconds"}
+    assert set(validation["tasks"]["lj"]) >= {"energy_mae", "forces_mae", "stress_mae", "forces_mae_zero"}
     assert not list((finished_run / "checkpoints").glob(".*"))
     environment = json.loads((finished_run / "environment.json").read_text())
     assert {"python", "torch", "janus-train", "matris-model"} <= set(environment)
@@ -227,6 +232,52 @@ def test_predict_writes_what_the_calculator_says(finished_run: Path, data_file: 
     assert output.read_text() == before
 
 
+def test_evaluate_has_tables_by_task_element_and_group(finished_run: Path, data_file: Path, tmp_path: Path, command):
+    frames = read(data_file, ":")
+    for number, atoms in enumerate(frames):
+        atoms.info |= {"config_type": "odd" if number % 2 else "even"} if number < 30 else {}
+    from ase.io import write
+
+    write(tmp_path / "kinds.extxyz", frames, format="extxyz")
+    code, out, err = command(
+        "evaluate", finished_run, tmp_path / "kinds.extxyz", "--group-key", "config_type", "--json"
+    )
+    assert code == 0, err
+    tables = json.loads(out)
+    assert set(tables["groups"]) == {"lj/even", "lj/odd"}
+    assert sum(row["structures"] for row in tables["groups"].values()) == 30
+    assert set(tables["elements"]) == {"O", "Si"}
+    code, out, _ = command("evaluate", finished_run, tmp_path / "kinds.extxyz", "--group-key", "config_type")
+    assert code == 0
+    assert all(name in out for name in ("lj/even", "lj/odd", "element", "Si", "group"))
+
+
+def test_a_benchmark_of_a_saved_model_goes_on_where_it_was_and_is_printed(finished_run: Path, tmp_path: Path, command):
+    text = "".join(f"2\nsio_{number:02d} {2.0 * number}\nSi 0 0 0\nO 0 0 {1.6 + 0.1 * number}\n" for number in range(3))
+    (tmp_path / "own.xyz").write_text(text)
+    options = ("--benchmark", "wiggle150", "--data", tmp_path / "own.xyz", "--output", tmp_path / "found")
+    code, out, err = command("evaluate", finished_run, *options, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["summary"]["conformers"] == 2
+    assert found == json.loads((tmp_path / "found" / "wiggle150.json").read_text())
+    answers = tmp_path / "found" / "wiggle150.answers.jsonl"
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:2]))
+    code, out, _ = command("evaluate", finished_run, *options)
+    assert code == 0
+    assert "kcal/mol" in out
+    assert f"{found['summary']['mae']:.4g}" in out
+    for wrong, says in (
+        (("--benchmark", "wigle150", "--data", tmp_path), "there are matbench-discovery"),
+        (("--benchmark", "x23"), "needs its files as --data"),
+        (("--benchmark", "x23", "--data", tmp_path / "none"), "no such file"),
+        (("--data", tmp_path), "belong to --benchmark"),
+    ):
+        code, _, err = command("evaluate", finished_run, *wrong)
+        assert code == 2
+        assert says in err
+
+
 def test_a_report_can_be_written_again(finished_run: Path, command):
     report = finished_run / "report.html"
     before = report.read_bytes()
@@ -269,7 +320,9 @@ def test_info_counts_the_published_sizes(command):
     assert "active" in command("info", "nano")[1]
 
 
-def test_use_of_experts_is_logged_and_shown_and_written_to_files(finished_run: Path, tmp_path: Path, command):
+def test_moe_is_no_black_box_use_of_experts_is_logged_and_shown_and_written_to_files(
+    finished_run: Path, tmp_path: Path, command
+):
     layers = json.loads((finished_run / "experts.json").read_text())["layers"]
     assert [layer["symbols"] for layer in layers] == [["O", "Si"]] * 4
     atoms = json.loads((finished_run / "data.json").read_text())["atoms"]
@@ -286,6 +339,9 @@ def test_use_of_experts_is_logged_and_shown_and_written_to_files(finished_run: P
             found = written[layer["name"]][z]
             assert [found.get(str(expert), 0.0) for expert in range(4)] == pytest.approx(weights, abs=1e-4)
     assert layers[0]["name"] in command("info", finished_run)[1]
+    report = (finished_run / "report.html").read_text()
+    assert report.count('aria-label="periodic table of groups"') == len(layers)
+    assert report.count('aria-label="experts-') == len(layers)
 
 
 def test_a_pruned_model_is_smaller_and_predicts_the_same(finished_run: Path, data_file: Path, tmp_path: Path, command):

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystem  # noqa: TID251  what files are made with
+from torch.distributed.checkpoint.metadata import Metadata  # noqa: TID251  what is pickled of a checkpoint
 
 from janus_comm import SingleRank, make_mesh
 from janus_comm.sharding import as_dtensors, make_device_mesh
@@ -242,6 +244,28 @@ def test_the_state_is_saved_as_it_was_and_the_next_one_waits(tmp_path: Path):
     step_13.rename(tmp_path / "later")
     load_checkpoint(newest_checkpoint(tmp_path), read := make_state(1, 0))
     assert_whole(read, 1, 0)
+
+
+class RunsWhereItIsUnpickled:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("hidden", [lambda code: code, lambda code: Metadata({"model.rows": code})])
+def test_a_pickled_file_of_a_checkpoint_never_executes_code(hidden, tmp_path: Path):
+    """Models are safetensors and JSON; only torch's own metadata of checkpoints are pickled."""
+    write(tmp_path, SingleRank(), 1, False)
+    (path,) = tmp_path.iterdir()
+    code = hidden(RunsWhereItIsUnpickled(tmp_path / "proof"))
+    (path / ".metadata").write_bytes(pickle.dumps(code))
+    with pytest.raises(UserError, match="open does not belong into the metadata"):
+        load_checkpoint(path, make_state(1, 0))
+    assert not (tmp_path / "proof").exists()
+    pickle.loads(pickle.dumps(code))
+    assert (tmp_path / "proof").exists()
 
 
 def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from janus_train.report import build_report
 from janus_train.report.periodic_table import ATOMIC_NUMBERS, SYMBOLS, place_of
 from janus_train.report.plots import Curve, draw_curves, draw_experts, draw_parity, parts_of, style_of
 from janus_train.report.quantities import as_number, duration, on_axis, ratio, three_figures
-from janus_train.report.read import ExpertLayer, parse_metrics, read_run
+from janus_train.report.read import ExpertLayer, Run, parse_metrics, read_run
+from janus_train.report.speed import sent_in_a_step
 from report_run import ELEMENTS, FILES, errors_at, train_line, write_run
 
 
@@ -117,6 +119,15 @@ def test_a_plot_is_drawn_for_each_parity_array_and_each_expert_layer(run_directo
     layers = json.loads((run_directory / "experts.json").read_text())["layers"]
     assert len(re.findall(r'aria-label="experts-', report)) == len(layers)
     assert all(layer["name"] in report for layer in layers)
+
+
+def test_the_expert_that_counts_most_for_each_element_stands_on_a_periodic_table(run_directory, report):
+    (layer, *_) = json.loads((run_directory / "experts.json").read_text())["layers"]
+    tables = re.findall(r'aria-label="periodic table of groups">(.*?)</svg>', report)
+    assert len(tables) == 4  # of the layers that are shown at once
+    for symbol, weights in zip(layer["symbols"], layer["weights"], strict=True):
+        most = max(range(len(weights)), key=weights.__getitem__)
+        assert re.search(rf"<title>{symbol}: expert {most} \d+ %.*?>{symbol}</text>.*?>{most}</text>", tables[0])
 
 
 def test_statistics_of_experts_are_shown_as_they_were_written(run_directory, report):
@@ -401,25 +412,103 @@ def test_times_and_ratios_are_written_for_people():
     assert [math.isnan(as_number(x)) for x in (True, "1", 10**400, 1e31, -math.inf, 3)] == [True] * 5 + [False]
 
 
+EMPTY = Run("empty", [], [], {}, {}, [], "", {}, {}, {}, [])
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+# Notes what a person would stumble over: how wide the page is, how large each section and each plot of it is, and how
+# well the text stands out from what is behind it.
+MEASURE = """
+const luminance = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255)
+  .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, x, i) => sum + [0.2126, 0.7152, 0.0722][i] * x, 0)
+const box = element => { const r = element.getBoundingClientRect(); return [Math.round(r.width), Math.round(r.height)] }
+addEventListener('load', () => {
+  const page = luminance(getComputedStyle(document.body).backgroundColor)
+  const seen = document.documentElement
+  const closed = element => element.closest('details:not([open])')
+  const contrast = (text, of) => { const ink = luminance(getComputedStyle(text)[of]);
+    return (Math.max(ink, page) + 0.05) / (Math.min(ink, page) + 0.05) }
+  const plots = [...document.querySelectorAll('figure svg')].filter(svg => !closed(svg))
+  document.title = JSON.stringify({
+    page, width: seen.scrollWidth, of: seen.clientWidth,
+    sections: Object.fromEntries([...document.querySelectorAll('section')].map(s => [s.id, box(s)])),
+    plots: plots.map(box),
+    words: Math.min(...[...document.querySelectorAll('p, h1, h2, h3, td, dd, dt, figcaption')]
+      .map(e => contrast(e, 'color'))),
+    ticks: Math.min(...plots.flatMap(svg => [...svg.querySelectorAll('text')]).map(e => contrast(e, 'fill'))),
+  })
+})
+"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-def test_a_browser_lays_the_report_out_without_overflow(tmp_path, run_directory, report):
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_lays_the_report_out_in_light_and_dark_without_a_complaint(scheme: str, tmp_path, report):
     assert CHROMIUM is not None
     # The page forbids scripts; its copy that measures itself does not.
-    measure = (
-        "<script>addEventListener('load', () => { document.title = 'width ' + document.documentElement.scrollWidth"
-        " + ' of ' + document.documentElement.clientWidth })</script></body>"
-    )
     copy = tmp_path / "measured.html"
-    copy.write_text(re.sub(r"<meta http-equiv[^>]*>", "", report).replace("</body>", measure), encoding="utf-8")
+    measured = re.sub(r"<meta http-equiv[^>]*>", "", report).replace("</body>", f"<script>{MEASURE}</script></body>")
+    copy.write_text(measured, encoding="utf-8")
     with tempfile.TemporaryDirectory() as profile:
         done = subprocess.run(
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+             "--enable-logging=stderr", f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
              f"--user-data-dir={profile}", "--window-size=900,1200", "--dump-dom", copy.as_uri()],
             capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
-    found = re.search(r"<title>width (\d+) of (\d+)</title>", done.stdout)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    found = re.search(r"<title>(.*?)</title>", done.stdout)
     assert found is not None
-    assert int(found[1]) <= int(found[2])
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["width"] <= seen["of"]
+    assert set(seen["sections"]) >= {"summary", "learning", "parity", "elements", "experts", "speed", "data"}
+    assert all(width > 400 and height > 40 for width, height in seen["sections"].values())
+    assert all(width > 100 and height > 60 for width, height in seen["plots"])
+    assert (seen["page"] < 0.05) == (scheme == "dark")
+    # Contrast of text, as the Web Content Accessibility Guidelines want it: 4.5, and 3 for large type.
+    assert seen["words"] >= 4.5
+    assert seen["ticks"] >= 3
+
+
+def test_what_must_not_be_overlooked_is_said_first(tmp_path, run_directory):
+    lines = (run_directory / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    notice = "validation forces mae has not improved since step 900, in 5 validations"
+    watch = {"metric": "forces_mae", "value": 0.0123, "better_step": 900, "no_better": 5, "notice": notice}
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(last | {"watch": watch})]))
+    text = " ".join(Page(build_report(tmp_path).read_text()).text)
+    assert text.index(notice) < text.index("Errors of the last validation")
+    assert "best validation forces mae" in text
+    assert "0.0123" in text
+
+
+def test_errors_of_the_weights_that_a_run_started_from_are_shown_beside_the_final_ones(tmp_path, run_directory):
+    lines = (run_directory / "metrics.jsonl").read_text()
+    start = {
+        "kind": "val",
+        "step": 0,
+        "loss": 7.0,
+        "tasks": {"metals": errors_at("metals", 0, np.random.default_rng(1))},
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(start) + "\n" + lines)
+    run, page = read_run(tmp_path), build_report(tmp_path).read_text()
+    assert run.start == start["tasks"]
+    assert "the weights that the run started from" in page
+    assert f">{three_figures(1000 * start['tasks']['metals']['forces_mae'])}<" in page
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    assert "the weights that the run started from" not in build_report(tmp_path).read_text()
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5), st.booleans()), max_size=6))
+def test_bytes_of_a_step_are_what_was_sent_since_the_last_line_whenever_the_count_began_anew(steps):
+    lines, step, total = [{"kind": "train", "step": 0, "bytes_sent": {"halo": 0}}], 0, 0
+    expected = []
+    for more, sent, again in steps:
+        fresh = again and total > 0 and sent * more < total  # a restart that the log can tell
+        step, total = step + more, sent * more + (0 if fresh else total)
+        lines.append({"kind": "train", "step": step, "bytes_sent": {"halo": total}})
+        expected.append(math.nan if fresh else sent)
+    run = replace(EMPTY, train=lines)
+    found = sent_in_a_step(run).get("halo", np.where(np.isnan(expected), np.nan, 0.0))
+    np.testing.assert_allclose(found, expected)

@@ -84,7 +84,7 @@ def fill(state: TrainingState, ranks: int, rank: int) -> TrainingState:
                     own_part(state.optimizer.state[parameter][moment]).copy_(part_of(name, moment, ranks, rank))
         model.get_buffer("count").fill_(17)
     state.mean.updates = 11
-    state.progress = Progress(step=12, epoch=3, batch=2, best_loss=0.25, best_step=9, skipped=1, seconds=1.5)
+    state.progress = progress()
     return state
 
 
@@ -102,8 +102,14 @@ def assert_whole(state: TrainingState, ranks: int, rank: int) -> None:
             assert torch.equal(own_part(moments[moment]), part_of(name, moment, ranks, rank)), (name, moment)
     assert state.model.get_buffer("count").item() == 17
     assert state.mean.updates == 11
-    assert state.progress == Progress(
-        step=12, epoch=3, batch=2, best_loss=0.25, best_step=9, skipped=1, seconds=1.5
+    assert state.progress == progress()
+
+
+def progress() -> Progress:
+    """Where a training stands after some steps; nothing in it is as at the start."""
+    return Progress(
+        step=12, epoch=3, batch=2, watched="forces_mae", best_value=0.25, best_step=9, better_value=0.5, better_step=6,
+        no_better=1, skipped=3, skipped_in_a_row=2, seconds=1.5,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
+    StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
 )
@@ -30,6 +32,9 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from janus_train.pieces import Piece
+
+# Modules whose classes metadata consist of.
+_OF_METADATA = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 
 PROGRESS = "progress.json"
 """The file of a checkpoint that is no tensor."""
@@ -106,7 +111,7 @@ class Stored:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         try:
-            found = FileSystemReader(directory).read_metadata().state_dict_metadata
+            found = _Reader(directory).read_metadata().state_dict_metadata
         except Exception as error:
             raise CannotRead(f"{type(error).__name__}: {error}") from error
         self.tensors = {name: of for name, of in found.items() if isinstance(of, TensorStorageMetadata)}
@@ -133,7 +138,7 @@ class Stored:
         try:
             with _one_process():
                 load(
-                    _stored(pieces), storage_reader=FileSystemReader(self.directory), planner=_LoadPlanner(),
+                    _stored(pieces), storage_reader=_Reader(self.directory), planner=_LoadPlanner(),
                     no_dist=True,
                 )  # fmt: skip
         except CheckpointException as failed:
@@ -148,6 +153,35 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _Reader(FileSystemReader):
+    """Reads metadata, which torch pickles, as plain values: whatever else is in there, nothing of it is executed."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with self.fs.create_stream(self.fs.concat_path(self.path, ".metadata"), "rb") as file:
+            metadata: Metadata = _PlainValues(file).load()
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _PlainValues(pickle.Unpickler):
+    """Knows the classes that metadata consist of, and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch.serialization" and name == "_get_layout":
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if module.startswith("pathlib") and name in ("PosixPath", "WindowsPath"):
+            return Path
+        if (module, name) == ("torch", "Size") or (module in _OF_METADATA and "." not in name):
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong into the metadata of a checkpoint")
 
 
 class _StoredPiece:

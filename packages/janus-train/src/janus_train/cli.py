@@ -95,27 +95,65 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="run directory or saved model")],
     data: Annotated[list[Path] | None, typer.Argument(help="labelled files; else what validated the run")] = None,
     task: Annotated[str | None, typer.Option(help="task of frames that name none")] = None,
+    group_key: Annotated[str | None, typer.Option(help="name of a frame's group in the files: config_type")] = None,
     physics: Annotated[bool, typer.Option("--physics", help="also the physics card, in physics.json")] = False,
     md_ps: Annotated[float, typer.Option(help="length of its runs at constant energy, ps", min=0.0)] = 1.0,
+    benchmark: Annotated[
+        str | None, typer.Option(help="instead: matbench-discovery, matcalc, wiggle150, gmtkn55 or x23")
+    ] = None,
+    benchmark_data: Annotated[Path | None, typer.Option("--data", help="its files")] = None,
+    relax: Annotated[bool | None, typer.Option(help="whether it relaxes; else as it usually does")] = None,
+    output: Annotated[Path | None, typer.Option(help="directory of its answers; else MODEL/benchmarks")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the errors of a model on labelled structures, and with --physics what it says of prototypes."""
+    """Print the errors of a model on labelled structures, and with --physics what it says of prototypes.
+
+    With --benchmark NAME --data PATH: the numbers of a known benchmark, on the files that you have.
+    """
+    if benchmark is not None:
+        if benchmark_data is None or data:
+            raise UserError(f"--benchmark {benchmark} needs its files as --data PATH, and no others")
+        _evaluate_benchmark(model, benchmark, benchmark_data, task, relax, output, as_json)
+        return
+    if benchmark_data is not None or relax is not None or output is not None:
+        raise UserError("--data, --relax and --output belong to --benchmark NAME; labelled files come without --data")
     from janus_train.recipes.matris_inference import evaluate_files
 
-    tables = evaluate_files(model, data, task)
+    tables = evaluate_files(model, data, task, group_key)
     if not as_json:
-        from janus_train.display import errors_table
+        from janus_train.display import elements_table, errors_table, groups_table
 
         print(errors_table(tables["tasks"]))
+        if tables["groups"]:
+            print(f"\n{groups_table(tables['groups'])}")
+        if tables["elements"]:
+            print(f"\n{elements_table(tables['elements'])}")
     if physics:
         from janus_train.display import physics_table
         from janus_train.recipes.matris_physics import write_physics_card
 
-        tables["physics"] = write_physics_card(model, data, task, md_ps, lambda text: print(text, file=sys.stderr))
+        tables["physics"] = write_physics_card(model, data, task, md_ps, _say_aside)
         if not as_json:
             print(physics_table(tables["physics"]))
     if as_json:
         print(json.dumps(tables, indent=2))
+
+
+def _evaluate_benchmark(
+    model: Path, name: str, data: Path, task: str | None, relax: bool | None, output: Path | None, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from janus_train.display import benchmark_table
+    from janus_train.recipes.matris_benchmarks import judge_model
+
+    found = judge_model(model, name, data, task, relax, output, _say_aside)
+    print(json.dumps(asdict(found), indent=2) if as_json else benchmark_table(found))
+
+
+def _say_aside(text: str) -> None:
+    """Beside the output, which may be JSON."""
+    print(text, file=sys.stderr)
 
 
 @app.command()

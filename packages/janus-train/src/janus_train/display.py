@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+
+    from janus_train.benchmarking import Judgement
 
 # Seconds between lines where there is no terminal.
 _LINE_EVERY = 5.0
@@ -29,6 +31,10 @@ class Display(Protocol):
         """A step is done."""
         ...
 
+    def validated(self, value: float, best: bool) -> None:
+        """A validation is done, of which `watch.metric` is this."""
+        ...
+
     def say(self, text: str) -> None:
         """A line for the person."""
         ...
@@ -44,6 +50,9 @@ class Silence:
         pass
 
     def step(self, step: int, loss: float, structures_per_s: float) -> None:
+        """Nothing."""
+
+    def validated(self, value: float, best: bool) -> None:
         """Nothing."""
 
     def say(self, text: str) -> None:
@@ -79,6 +88,9 @@ class Lines:
             f"step {step}/{self.max_steps}  loss {loss:.4f}  {structures_per_s:.1f} structures/s  {_clock(left)} left"
         )
 
+    def validated(self, value: float, best: bool) -> None:
+        """Nothing: there is a line about it anyway."""
+
     def say(self, text: str) -> None:
         """Prints the text at once, if there is room where it goes: a full disk is no reason to stop a training."""
         with suppress(OSError):
@@ -86,7 +98,7 @@ class Lines:
 
 
 class Bar:
-    """A progress bar with step, loss, structures/s and time left, for terminals."""
+    """A progress bar with step, loss, structures/s, time left and the last validation, for terminals."""
 
     def __init__(self, max_steps: int, first_step: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -95,12 +107,15 @@ class Bar:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[speed]:.1f} structures/s"),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} structures/s"),
             TimeRemainingColumn(),
             TextColumn("left"),
+            TextColumn("{task.fields[validation]}"),
         )
-        self._task = self._progress.add_task("train", total=max_steps, completed=first_step, loss=0.0, speed=0.0)
+        self._task = self._progress.add_task(
+            "train", total=max_steps, completed=first_step, loss="–", speed="–", validation=""
+        )
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -111,7 +126,11 @@ class Bar:
 
     def step(self, step: int, loss: float, structures_per_s: float) -> None:
         """Moves the bar."""
-        self._progress.update(self._task, completed=step, loss=loss, speed=structures_per_s)
+        self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", speed=f"{structures_per_s:.1f}")
+
+    def validated(self, value: float, best: bool) -> None:
+        """Shows it at the end of the bar."""
+        self._progress.update(self._task, validation=f"val {value:.4g}{' (best)' if best else ''}")
 
     def say(self, text: str) -> None:
         """Prints above the bar."""
@@ -125,9 +144,9 @@ def make_display(rank: int, max_steps: int, first_step: int) -> Display:
     return Bar(max_steps, first_step) if sys.stdout.isatty() else Lines(max_steps, first_step)
 
 
-def errors_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The errors of every task as a table of plain text."""
-    names = ["task", "structures", "E MAE meV/atom", "F MAE meV/Å", "zero forces", "ratio", "stress MAE meV/Å³"]
+def errors_table(tasks: Mapping[str, Mapping[str, Any]], name: str = "task") -> str:
+    """The errors of every task, or of whatever else has some, as a table of plain text."""
+    names = [name, "structures", "E MAE meV/atom", "F MAE meV/Å", "zero forces", "ratio", "stress MAE meV/Å³"]
     rows = [names]
     for task, errors in tasks.items():
         forces, zero = errors["forces_mae"], errors["forces_mae_zero"]
@@ -136,6 +155,25 @@ def errors_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         stress = _milli(errors["stress_mae"])
         rows.append([task, str(errors["structures"]), energy, _milli(forces), _milli(zero), ratio, stress])
     header, *lines = _aligned(rows)
+    return "\n".join([header, "─" * len(header), *lines])
+
+
+def groups_table(groups: Mapping[str, Mapping[str, Any]], most: int = 20) -> str:
+    """The errors of the groups with the largest force errors (energy errors, where no forces are known)."""
+
+    def error(name: str) -> float:
+        errors = groups[name]
+        return next((errors[key] for key in ("forces_mae", "energy_mae") if errors[key] is not None), 0.0)
+
+    worst = sorted(groups, key=error, reverse=True)[:most]
+    table = errors_table({name: groups[name] for name in worst}, "group")
+    return f"{table}\n{len(groups) - most} more groups have smaller errors" if len(groups) > most else table
+
+
+def elements_table(elements: Mapping[str, Mapping[str, Any]]) -> str:
+    """The force errors of every element as a table of plain text."""
+    rows = [[symbol, f"{row['atoms']:,}", _milli(row["forces_mae"])] for symbol, row in elements.items()]
+    header, *lines = _aligned([["element", "atoms", "F MAE meV/Å"], *rows])
     return "\n".join([header, "─" * len(header), *lines])
 
 
@@ -186,6 +224,31 @@ def physics_table(card: Mapping[str, Any]) -> str:
     header, *lines = _aligned(rows)
     notices = [*oddities, *(f"notice: {notice}" for notice in card["notices"])]
     return "\n".join([header, "─" * len(header), *lines, *notices])
+
+
+def benchmark_table(judgement: Judgement) -> str:
+    """What a benchmark says, as plain text: a line for each number, then a table of its parts, then notices."""
+    lines = [f"{judgement.benchmark}, {judgement.units}"]
+    lines += _aligned([[name, _shown(value)] for name, value in _flat("", judgement.summary)])
+    if judgement.rows:
+        names = list(judgement.rows[0])
+        header, *table = _aligned([names, *([_shown(row[name]) for name in names] for row in judgement.rows)])
+        lines += ["", header, "─" * len(header), *table]
+    return "\n".join([*lines, *(f"notice: {notice}" for notice in judgement.notices)])
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}{name}, ", value)
+        else:
+            yield prefix + name, value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

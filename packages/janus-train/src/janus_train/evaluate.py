@@ -1,10 +1,10 @@
-"""Errors of a potential on labelled frames, per task and element."""
+"""Errors of a potential on labelled frames, per task, element and group."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from janus_graph import HIGHEST_ATOMIC_NUMBER, Potential
 from janus_train.config import LossConfig
 from janus_train.data.batch import FrameSource
 from janus_train.data.batching import within_budget
+from janus_train.data.chosen import Column
 from janus_train.data.frame import Frame
+
+T = TypeVar("T")
 
 _COLUMNS = (
     "energy_abs", "energy_square", "energy_count", "forces_abs", "forces_square", "forces_zero", "forces_length",
@@ -46,12 +49,14 @@ class Evaluation:
         elements: by symbol, number of atoms with forces and their force MAE.
         parity: label and prediction side by side, by "property/task": energy per atom (without references), force
             components (a sample), stress components. Empty unless asked for.
+        groups: by "task/group", for frames that belong to one, what `tasks` has by task.
     """
 
     tasks: dict[str, dict[str, Any]]
     sums: dict[str, dict[str, tuple[float, float]]]
     elements: dict[str, dict[str, Any]]
     parity: dict[str, np.ndarray]
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def loss(self, config: LossConfig) -> float:
         """The loss that training minimises, over all frames: of mean errors, with the weights of terms and tasks.
@@ -85,28 +90,25 @@ def evaluate(
     """
     frames = source.frames
     errors = np.zeros((len(frames), len(_COLUMNS)))
-    per_element = np.zeros((HIGHEST_ATOMIC_NUMBER + 1, 2))
+    elements: dict[int, np.ndarray] = {}
     points: dict[int, dict[str, np.ndarray]] = {}
     for place, prediction in predictions:
         frame = frames[place]
         errors[place] = _errors(frame, prediction)
         if frame.forces is not None and prediction.forces is not None:
-            by_atom = np.abs(prediction.forces - frame.forces).mean(axis=1)
-            np.add.at(per_element, frame.structure.atomic_numbers, np.stack([np.ones_like(by_atom), by_atom], axis=1))
+            elements[place] = _by_element(frame.structure.atomic_numbers, prediction.forces - frame.forces)
         if references is not None:
             points[place] = _points(frame, prediction, references)
     errors = world.sum(torch.from_numpy(errors)).numpy()
-    per_element = world.sum(torch.from_numpy(per_element)).numpy()
-    everyone = {place: point for part in world.gather_object(points) for place, point in part.items()}
-    places = {
-        task: [i for i, frame in enumerate(frames) if frame.task == task]
-        for task in sorted({frame.task for frame in frames})
-    }
+    per_element, points = _everywhere(elements, world), _everywhere(points, world)
+    places = _places([frame.task for frame in frames])
+    groups = _places([f"{frame.task}/{frame.group}" if frame.group else "" for frame in frames])
     return Evaluation(
-        tasks={task: _table(errors, own, frames) for task, own in places.items()},
+        tasks={task: _table(errors, own, source.atoms) for task, own in places.items()},
         sums={task: _sums(errors[own]) for task, own in places.items()},
         elements=_by_symbol(per_element),
-        parity=_parity(frames, everyone),
+        parity=_parity(frames, points),
+        groups={group: _table(errors, own, source.atoms) for group, own in groups.items()},
     )
 
 
@@ -144,6 +146,12 @@ def predict(
             )
 
 
+def _everywhere(values: dict[int, T], world: Communicator) -> dict[int, T]:
+    """What any rank has of a frame, on all of them, in the order of the frames."""
+    together = {place: value for part in world.gather_object(values) for place, value in part.items()}
+    return {place: together[place] for place in sorted(together)}
+
+
 def _device_of(potential: Potential) -> torch.device:
     parameters = getattr(potential, "parameters", None)
     first = next(parameters(), None) if parameters is not None else None
@@ -173,7 +181,16 @@ def _errors(frame: Frame, found: Prediction) -> np.ndarray:
     return np.array([row[name] for name in _COLUMNS])
 
 
-def _table(errors: np.ndarray, places: list[int], frames: Sequence[Frame]) -> dict[str, Any]:
+def _places(names: Sequence[str]) -> dict[str, list[int]]:
+    """Where each name is, in the order of the names; the empty one is none."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        if name:
+            places.setdefault(name, []).append(place)
+    return {name: places[name] for name in sorted(places)}
+
+
+def _table(errors: np.ndarray, places: list[int], atoms: Column) -> dict[str, Any]:
     total = dict(zip(_COLUMNS, errors[places].sum(axis=0).tolist(), strict=True))
 
     def mean(name: str, count: str) -> float | None:
@@ -184,7 +201,7 @@ def _table(errors: np.ndarray, places: list[int], frames: Sequence[Frame]) -> di
 
     return {
         "structures": len(places),
-        "atoms": sum(len(frames[place].structure) for place in places),
+        "atoms": int(atoms[places].sum()),
         "energy_mae": mean("energy_abs", "energy_count"),
         "energy_rmse": root_mean("energy_square", "energy_count"),
         "forces_mae": mean("forces_abs", "forces_atoms"),
@@ -206,8 +223,20 @@ def _sums(errors: np.ndarray) -> dict[str, tuple[float, float]]:
     }
 
 
-def _by_symbol(per_element: np.ndarray) -> dict[str, dict[str, Any]]:
+def _by_element(atomic_numbers: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """A row for each element of a structure: atomic number, atoms, and the sum of their mean absolute components."""
+    present, which = np.unique(atomic_numbers, return_inverse=True)
+    sums = np.bincount(which, np.abs(errors).mean(axis=1), len(present))
+    return np.stack([present, np.bincount(which, minlength=len(present)), sums], axis=1)
+
+
+def _by_symbol(rows: Mapping[int, np.ndarray]) -> dict[str, dict[str, Any]]:
     from ase.data import chemical_symbols
+
+    per_element = np.zeros((HIGHEST_ATOMIC_NUMBER + 1, 2))
+    if rows:
+        every = np.concatenate(list(rows.values()))
+        np.add.at(per_element, every[:, 0].astype(np.int64), every[:, 1:])
 
     return {
         chemical_symbols[z]: {
@@ -233,7 +262,7 @@ def _points(frame: Frame, found: Prediction, references: np.ndarray) -> dict[str
 
 def _parity(frames: Sequence[Frame], points: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     collected: dict[str, list[np.ndarray]] = {}
-    for place in sorted(points):
+    for place in points:
         for label, pairs in points[place].items():
             collected.setdefault(f"{label}/{frames[place].task}", []).append(pairs)
     joined = {name: np.concatenate(parts) for name, parts in collected.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ from janus_train.display import Display, errors_table
 from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.memory_errors import naming_the_batch
-from janus_train.metrics import MetricsLog
 from janus_train.optim import learning_rate, set_learning_rate
-from janus_train.recipes import Recipe
+from janus_train.recipes import ExpertMap, Recipe
+from janus_train.run_log import RunLog
 from janus_train.state import TrainingState
 from janus_train.step import Prepared, StepResult, TrainingStep, clip_gradients
 from janus_train.stopping import StopSignals
+from janus_train.throughput import OperationsOf, Throughput
 from janus_train.trial import try_largest_step
+from janus_train.watching import has_ended_early, note_validation, notice_of, watched_value
 
 # Mean error of the energy of starting weights above which their references are in doubt, eV/atom.
 _SUSPICIOUS_START = 0.1
@@ -54,6 +56,8 @@ class Training:
         checkpoints: where the state is kept.
         stop: what asks the run to stop.
         display: what the person sees.
+        log: what is written down; None on ranks that do not write.
+        operations: counts those of a step.
         atoms: training atoms of each element, which the load of experts is counted with.
     """
 
@@ -70,26 +74,19 @@ class Training:
     checkpoints: Checkpoints
     stop: StopSignals
     display: Display
+    log: RunLog | None
+    operations: OperationsOf
     atoms: np.ndarray
 
     @property
-    def talks(self) -> bool:
-        """Whether this rank writes files."""
-        return self.world.rank == 0
-
-
-@dataclass
-class _Window:
-    """What was computed since the last line of the log."""
-
-    began: float
-    structures: int = 0
-    atoms: int = 0
-    edges: int = 0
+    def done(self) -> bool:
+        """Whether there is nothing more to learn: all steps are done, or `watch.patience` is at its end."""
+        progress = self.state.progress
+        return progress.step >= self.config.run.max_steps or has_ended_early(progress, self.config.watch)
 
 
 def run_steps(training: Training) -> bool:
-    """Steps from where the state stands to `run.max_steps`, or to `run.stop_at_step` with a checkpoint there.
+    """Steps from where the state stands until `Training.done`, or to `run.stop_at_step`, with a checkpoint there.
 
     Returns whether a signal ended it before: with the step that all ranks were in when one was asked to stop.
 
@@ -98,17 +95,16 @@ def run_steps(training: Training) -> bool:
     """
     config, progress = training.config.run, training.state.progress
     last = min(config.max_steps, config.stop_at_step or config.max_steps)
-    log = MetricsLog(training.directory / "metrics.jsonl")
     began = time.monotonic() - progress.seconds
-    window = _Window(time.monotonic())
+    window = Throughput()
     batches = ahead(_batches(training), lambda batch: training.step.prepare(training.train, batch.places.tolist()))
     asked = False
-    if progress.step < last:
+    if progress.step < last and not training.done:
         tried = try_largest_step(training.step, training.train, training.config, training.accounting)
         training.display.say(tried)
     if training.config.start.model is not None and progress.step == 0:
-        _judge_the_start(training, log)
-    while progress.step < last and not asked:
+        _judge_the_start(training)
+    while progress.step < last and not asked and not training.done:
         batch, prepared = next(batches)
         places, progress.epoch, progress.batch = batch.places, batch.epoch, batch.number
         lr = learning_rate(progress.step, config.max_steps, training.config.optim)
@@ -118,39 +114,37 @@ def run_steps(training: Training) -> bool:
         asked = result.stop
         progress.step += 1
         progress.seconds = time.monotonic() - began
-        window.structures += len(places)
-        window.atoms += int(training.train.atoms[places].sum())
-        window.edges += int(training.train.edges[places].sum())
-        if training.talks:
-            elapsed = max(time.monotonic() - window.began, 1e-9)
-            training.display.step(progress.step, result.loss, window.structures / elapsed)
+        if training.log is not None:
+            window.add(training.train, places, training.operations(prepared))
+            rates = window.rates()
+            training.display.step(progress.step, result.loss, rates["structures_per_s"])
             if progress.step % config.log_every == 0 or progress.step == last:
-                _log(training, log, _train_line(training, result, lr, window, elapsed))
+                training.log.write(_train_line(training, result, lr, rates))
         if progress.step % config.log_every == 0:
-            window = _Window(time.monotonic())
+            window = Throughput()
         if progress.step % config.val_every == 0 or progress.step == config.max_steps:
             # In the same memory as what is being written, and no step would get on meanwhile anyway.
             training.checkpoints.wait()
             training.state.optimizer.zero_grad()  # whose memory the whole model may need
-            validate(training, log)
-            window = _Window(time.monotonic())
-        if progress.step % config.checkpoint_every == 0 or progress.step == last or asked:
+            validate(training)
+            window = Throughput()
+        if progress.step % config.checkpoint_every == 0 or progress.step == last or asked or training.done:
             training.checkpoints.save(training.state)
         training.checkpoints.check()
     training.checkpoints.wait()
-    return asked and progress.step < last
+    return asked and progress.step < last and not training.done
 
 
-def validate(training: Training, log: MetricsLog) -> Evaluation:
+def validate(training: Training) -> Evaluation:
     """Errors of the mean of the weights on the validation frames; the best so far become the run's model file."""
     everything = range(len(training.val.frames))
     with training.state.mean.in_place(), naming_the_batch(training.val, everything, training.config.data, "validation"):
-        return _validate_in_place(training, log)
+        return _validate_in_place(training)
 
 
-def _judge_the_start(training: Training, log: MetricsLog) -> None:
+def _judge_the_start(training: Training) -> None:
     """Errors of the starting weights before anything is changed; until a validation is better, they are the best."""
-    found = validate(training, log)
+    found = validate(training)
     say = training.display.say
     say(f"errors of the starting weights on the validation frames:\n{errors_table(found.tasks)}")
     for task, errors in found.tasks.items():
@@ -162,26 +156,59 @@ def _judge_the_start(training: Training, log: MetricsLog) -> None:
             )
 
 
-def _validate_in_place(training: Training, log: MetricsLog) -> Evaluation:
-    progress, loss_config = training.state.progress, training.config.loss
-    predictions = training.step.predictions(training.val, tuple(loss_config.weights), training.config.data.batch_edges)
+def _validate_in_place(training: Training) -> Evaluation:
+    progress, loss, watch = training.state.progress, training.config.loss, training.config.watch
+    predictions = training.step.predictions(training.val, tuple(loss.weights), training.config.data.batch_edges)
     found = evaluate(predictions, training.val, training.world)
-    loss = found.loss(loss_config)
-    best = progress.best_loss is None or loss < progress.best_loss
+    value = watched_value(watch.metric, found, loss)
+    best = note_validation(progress, watch.metric, value, watch.min_delta)
     maps = training.recipe.expert_maps(training.state.model, training.atoms)
     model = training.step.whole_model() if best else None
-    if training.talks:
-        experts = {layer["name"]: layer["statistics"] for layer in maps}
-        _log(training, log, {
-            "kind": "val", "step": progress.step, "loss": loss, "best": best, "tasks": found.tasks,
-            **({"experts": experts} if experts else {}), "seconds": round(progress.seconds, 3),
-        })  # fmt: skip
-        forces = "  ".join(f"{task} {1000 * errors['forces_mae']:.0f}" for task, errors in found.tasks.items()
-                           if errors["forces_mae"] is not None)  # fmt: skip
-        training.display.say(f"step {progress.step}: validation loss {loss:.4f}, force MAE in meV/Å: {forces}")
+    if training.log is not None:
+        training.log.write(_validation_line(training, found, value, best, maps))
+        training.display.validated(value, best)
+        _say_validation(training, found, value, best)
     if best and _saved(training, model, {"step": progress.step, "validation": found.tasks}):
-        progress.best_loss, progress.best_step = loss, progress.step
+        progress.best_value, progress.best_step = value, progress.step
     return found
+
+
+def _validation_line(
+    training: Training, found: Evaluation, value: float, best: bool, maps: Sequence[ExpertMap]
+) -> dict[str, Any]:
+    progress, watch = training.state.progress, training.config.watch
+    experts = {layer["name"]: layer["statistics"] for layer in maps}
+    return {
+        "kind": "val",
+        "step": progress.step,
+        "loss": found.loss(training.config.loss),
+        "best": best,
+        "watch": {
+            "metric": watch.metric, "value": value, "better_step": progress.better_step,
+            "no_better": progress.no_better, "notice": notice_of(progress, watch),
+        },
+        "tasks": found.tasks,
+        **({"experts": experts} if experts else {}),
+        "seconds": round(progress.seconds, 3),
+    }  # fmt: skip
+
+
+def _say_validation(training: Training, found: Evaluation, value: float, best: bool) -> None:
+    progress, watch = training.state.progress, training.config.watch
+    forces = "  ".join(
+        f"{task} {1000 * errors['forces_mae']:.0f}"
+        for task, errors in found.tasks.items()
+        if errors["forces_mae"] is not None
+    )
+    watched = "" if watch.metric == "loss" else f", {watch.metric} {value:.4g}"
+    loss = found.loss(training.config.loss)
+    training.display.say(
+        f"step {progress.step}: validation loss {loss:.4f}{watched}{' (best so far)' if best else ''}, force MAE in "
+        f"meV/Å: {forces}"
+    )
+    notice = notice_of(progress, watch)
+    if notice is not None and (progress.no_better % watch.plateau == 0 or has_ended_early(progress, watch)):
+        training.display.say(notice)
 
 
 def _saved(training: Training, model: nn.Module | None, about: dict[str, Any]) -> bool:
@@ -197,15 +224,6 @@ def _saved(training: Training, model: nn.Module | None, about: dict[str, Any]) -
                 "one before stays, training goes on, and the next validation is another try"
             )
     return training.world.gather_object(reason)[0] is None
-
-
-def _log(training: Training, log: MetricsLog, line: dict[str, Any]) -> None:
-    try:
-        log.write(line)
-    except OSError as error:
-        training.display.say(
-            f"warning: {log.path} cannot be written ({error.strerror}); its lines are kept until it can be"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +268,7 @@ def _skip(training: Training, places: np.ndarray) -> None:
     progress.skipped += 1
     progress.skipped_in_a_row += 1
     kept, frames = training.directory / "bad_batches.extxyz", [training.train.frames[place] for place in places]
-    if training.talks:
+    if training.log is not None:
         where = f"structures in {kept}"
         try:
             write_frames(kept, frames, {"step": progress.step + 1})
@@ -265,7 +283,7 @@ def _skip(training: Training, places: np.ndarray) -> None:
         )
 
 
-def _train_line(training: Training, result: StepResult, lr: float, window: _Window, elapsed: float) -> dict[str, Any]:
+def _train_line(training: Training, result: StepResult, lr: float, rates: Mapping[str, float]) -> dict[str, Any]:
     progress = training.state.progress
     accounting = training.accounting
     kinds = dict.fromkeys(kind for kind, _ in accounting.tallies)
@@ -278,9 +296,7 @@ def _train_line(training: Training, result: StepResult, lr: float, window: _Wind
         "lr": lr,
         "grad_norm": result.grad_norm,
         "skipped": progress.skipped,
-        "structures_per_s": round(window.structures / elapsed, 2),
-        "atoms_per_s": round(window.atoms / elapsed, 1),
-        "edges_per_s": round(window.edges / elapsed),
+        **rates,
         "seconds": round(progress.seconds, 3),
         "memory_mb": round(_memory_mb(training.device)),
         "bytes_sent": {kind: count for kind in kinds if (count := accounting.total(kind).bytes_sent)},

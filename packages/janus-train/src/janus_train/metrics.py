@@ -23,7 +23,7 @@ class MetricsLog:
         Raises:
             OSError: it cannot be written; it is kept, and goes with the next line that can.
         """
-        self._waiting += json.dumps(_plain(line), allow_nan=False) + "\n"
+        self._waiting += json.dumps(plain_line(line), allow_nan=False) + "\n"
         rest = self._waiting.encode()
         with self.path.open("ab", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
@@ -57,7 +57,12 @@ class MetricsLog:
         partial.replace(self.path)
 
 
+def plain_line(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The line as JSON knows it: NaN and infinity are null."""
+    return {key: _plain(value) for key, value in line.items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return plain_line(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

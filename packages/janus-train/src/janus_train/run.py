@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,14 +29,17 @@ from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.loop import Training, run_steps
 from janus_train.loss import make_loss
-from janus_train.metrics import MetricsLog
 from janus_train.optim import MovingMean, make_optimizer
 from janus_train.rank_log import rank_log
 from janus_train.recipes import Recipe, RecipeMaker, Start, StartOpener
 from janus_train.run_directory import Job, choose_directory, job_of, statistics_of_run, write_about
+from janus_train.run_log import RunLog
+from janus_train.sinks import check_sinks, open_sinks
 from janus_train.start import corrected_references, energies_by, freeze, tasks_to_correct
 from janus_train.state import TrainingState
 from janus_train.stopping import Stopped, StopSignals
+from janus_train.throughput import operations_counter
+from janus_train.watching import check_watched
 from janus_train.ways import make_step
 
 T = TypeVar("T")
@@ -129,6 +133,7 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
         if world.rank == 0:
             write_about(directory, config, job, None if state.progress.step else (data, statistics))
         display = make_display(world.rank, config.run.max_steps, state.progress.step)
+        (log,) = _agreed(world, lambda: (_open_log(directory, config, state, display) if world.rank == 0 else None,))
         checkpoints = Checkpoints(
             directory / "checkpoints", launched.world, config.run.keep_checkpoints,
             config.run.checkpoint_in_background, display.say,
@@ -138,26 +143,32 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
             train=train,
             val=FrameSource(data.val, recipe.cutoff, recipe.near_cutoff),
             world=world, accounting=accounting, device=launched.device, directory=directory,
-            checkpoints=checkpoints, stop=stop, display=display, atoms=statistics.atoms,
+            checkpoints=checkpoints, stop=stop, display=display, log=log,
+            operations=operations_counter(recipe.sharding, tuple(config.loss.weights)), atoms=statistics.atoms,
         )  # fmt: skip
-        with rank_log(directory, world.rank), training.display, checkpoints:
+        with rank_log(directory, world.rank), training.display, log or nullcontext(), checkpoints:
             _greet(training, data, statistics)
             for note in notes:
                 training.display.say(note)
             stopped = run_steps(training)
-            if state.progress.step >= config.run.max_steps:
+            if training.done:
                 _finish(training, statistics)
         world.barrier()
-    return _ended(directory, state.progress.step, config, stopped, display)
-
-
-def _ended(directory: Path, step: int, config: Config, stopped: bool, display: Display) -> Path:
-    go_on = f"stopped at step {step}; go on with: janus-train resume {directory}"
+    go_on = f"stopped at step {state.progress.step}; go on with: janus-train resume {directory}"
     if stopped:
         raise Stopped(f"asked by a signal, {go_on}")
-    if step < config.run.max_steps:
+    if not training.done:
         display.say(go_on)
     return directory
+
+
+def _open_log(directory: Path, config: Config, state: TrainingState, display: Display) -> RunLog:
+    """The log up to the step that the run goes on from, and the sinks that the configuration asks for.
+
+    A run that begins forgets lines of step 0, too: it will validate its starting weights again.
+    """
+    open_sinks_with = partial(open_sinks, config.watch, directory, config.model_dump(mode="json"))
+    return RunLog(directory / "metrics.jsonl", state.progress.step or -1, open_sinks_with, display.say)
 
 
 def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
@@ -173,8 +184,10 @@ def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
 
 
 def _prepare(config: Config, makers: _Makers, resumed: Path | None) -> _Prepared:
+    check_sinks(config.watch)
     start = _open_start(config, makers.start, resumed)
     data = load_data(config, None if start is None else Known(start.tasks, start.elements))
+    check_watched(config.watch.metric, data.val, config.loss.weights)
     if unknown := [task for task in config.references.tasks if task not in data.tasks]:
         raise UserError(f"references.tasks: there is no task '{unknown[0]}'; there are {', '.join(data.tasks)}")
     given = {} if start is None else start.given(data.tasks)
@@ -274,10 +287,9 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     say(references_text(statistics, data.tasks))
     for warning in statistics.warnings:
         say(f"warning: {warning}")
-    if training.talks:
+    if training.world.rank == 0:
         for warning in _repeats(data):
             say(f"warning: {warning}")
-        MetricsLog(training.directory / "metrics.jsonl").forget_after(state.progress.step or -1)
     if state.progress.step:
         say(f"resuming at step {state.progress.step}")
 
@@ -292,14 +304,21 @@ def _finish(training: Training, statistics: Statistics) -> None:
     """Judges the model file as a user would get it, and writes the report."""
     from janus_train.report import build_report
 
+    progress, watch = training.state.progress, training.config.watch
+    if progress.best_value is None:
+        watched = "loss" if watch.metric == "loss" else f"loss and {watch.metric}"
+        raise UserError(
+            f"after {progress.step} steps there is no model in {training.directory}: no validation had a finite "
+            f"{watched}, or none of its models could be written; look at metrics.jsonl, and try a lower optim.lr"
+        )
     training.step.open_saved(training.directory)
     weights = tuple(training.config.loss.weights)
     predictions = training.step.predictions(training.val, weights, training.config.data.batch_edges)
     found = evaluate(predictions, training.val, training.world, statistics.references)
     layers = training.recipe.expert_maps(training.state.model, statistics.atoms)
-    if not training.talks:
+    if training.log is None:
         return
-    directory, progress = training.directory, training.state.progress
+    directory = training.directory
     _write_evaluation(directory, found, progress.best_step)
     (directory / "experts.json").write_text(json.dumps({"layers": layers}))
     report = build_report(directory)
@@ -310,7 +329,9 @@ def _finish(training: Training, statistics: Statistics) -> None:
 
 
 def _write_evaluation(directory: Path, found: Evaluation, step: int) -> None:
-    content = {"split": "val", "step": step, "tasks": found.tasks, "elements": found.elements}
+    content = {
+        "split": "val", "step": step, "tasks": found.tasks, "elements": found.elements, "groups": found.groups
+    }  # fmt: skip
     (directory / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
     arrays: dict[str, Any] = dict(found.parity)
     np.savez_compressed(directory / "parity.npz", **arrays)

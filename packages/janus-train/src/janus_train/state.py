@@ -19,8 +19,12 @@ class Progress:
         step: optimiser steps done, skipped ones too.
         epoch: which pass over the data the next step belongs to.
         batch: which batch of that pass it is.
-        best_loss: lowest validation loss so far; None before the first validation.
+        watched: what validations are judged by, `watch.metric`; empty before the first one.
+        best_value: its lowest value so far, whose model was saved; None before the first one.
         best_step: where it was.
+        better_value: its value when it was last lower by more than `watch.min_delta`; None before the first one.
+        better_step: where that was.
+        no_better: validations in a row since then.
         skipped: steps that had no finite gradient.
         skipped_in_a_row: of those, the latest without a good one between.
         seconds: time spent, over all starts.
@@ -29,8 +33,12 @@ class Progress:
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    best_loss: float | None = None
+    watched: str = ""
+    best_value: float | None = None
     best_step: int = 0
+    better_value: float | None = None
+    better_step: int = 0
+    no_better: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0

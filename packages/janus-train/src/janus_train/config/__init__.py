@@ -15,6 +15,7 @@ from janus_train.config.training import (
     RunConfig,
     TaskLoss,
 )
+from janus_train.config.watch import WatchConfig
 
 __all__ = [
     "STARTED",
@@ -34,6 +35,7 @@ __all__ = [
     "StartConfig",
     "TaskLoss",
     "TaskReferences",
+    "WatchConfig",
     "config_schema",
     "known_keys",
     "load_config",

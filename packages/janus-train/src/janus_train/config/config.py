@@ -12,6 +12,7 @@ from janus_train.config.references import ReferencesConfig
 from janus_train.config.section import Section
 from janus_train.config.start import StartConfig
 from janus_train.config.training import LossConfig, MeshConfig, OptimConfig, RunConfig
+from janus_train.config.watch import WatchConfig
 
 
 class Config(Section):
@@ -25,6 +26,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+    watch: WatchConfig = WatchConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,25 @@ from matris_model.compat import MatRIS
 _BUDGET = 20_000
 
 
-def evaluate_files(model_path: Path, paths: Sequence[Path] | None, task: str | None) -> dict[str, Any]:
-    """Errors of a saved model on labelled files, per task and element.
+def evaluate_files(
+    model_path: Path, paths: Sequence[Path] | None, task: str | None, group_key: str | None = None
+) -> dict[str, Any]:
+    """Errors of a saved model on labelled files, per task, element and group.
 
     Without files: the frames that validated the run, else the validation part of the bundled data set.
+
+    Args:
+        model_path: a run directory or a saved model.
+        paths: labelled files.
+        task: of frames that name none.
+        group_key: under which name files hold the group of a frame, such as config_type; None for `group`, or what the
+            run read.
 
     Raises:
         UserError: no such model or files, frames without any label, or tasks and elements the model does not know.
     """
     model = open_matris(model_path)
-    frames = labelled_frames(model, model_path, paths, task)
+    frames = labelled_frames(model, model_path, paths, task, group_key)
     source = FrameSource(frames, model.config.cutoff, model.config.near_cutoff)
     labels = [label for label in LABELS if any(frame.has(label) for frame in frames)]
     if not labels:
@@ -41,7 +51,7 @@ def evaluate_files(model_path: Path, paths: Sequence[Path] | None, task: str | N
     properties = [label for label in labels if label != "magmoms" or model.config.magnetic_moments]
     predictions = predict(model, source, range(len(frames)), properties, _BUDGET)
     found = evaluate(predictions, source, SingleRank())
-    return {"tasks": found.tasks, "elements": found.elements}
+    return {"tasks": found.tasks, "elements": found.elements, "groups": found.groups}
 
 
 def predict_file(model_path: Path, path: Path, output: Path, task: str | None) -> int:
@@ -75,7 +85,11 @@ def predict_file(model_path: Path, path: Path, output: Path, task: str | None) -
 
 
 def labelled_frames(
-    model: MatRISMoE | MatRIS, model_path: Path, paths: Sequence[Path] | None, task: str | None
+    model: MatRISMoE | MatRIS,
+    model_path: Path,
+    paths: Sequence[Path] | None,
+    task: str | None,
+    group_key: str | None = None,
 ) -> list[Frame]:
     """The frames of these files; without files those that validated the run, or else the bundled ones.
 
@@ -85,9 +99,11 @@ def labelled_frames(
     saved = model_path / "config.yaml"
     frames: Sequence[Frame]
     if paths:
-        frames = [frame for path in paths for frame in read_frames(path, KeyNames(), default_task="")]
+        keys = KeyNames() if group_key is None else KeyNames(group=group_key)
+        frames = [frame for path in paths for frame in read_frames(path, keys, default_task="")]
     elif saved.exists():
-        frames = load_data(load_config(saved, [])).val
+        other = [] if group_key is None else [f"data.keys.group={json.dumps(group_key)}"]
+        frames = load_data(load_config(saved, other)).val
     else:
         frames = [frame for frame in bundled_frames() if frame.split == "val"]
     return _with_tasks(model, frames, task)

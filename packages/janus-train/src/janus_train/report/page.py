@@ -9,18 +9,20 @@ from janus_train.report import sections
 from janus_train.report.markup import Section
 from janus_train.report.physics import physics_sections
 from janus_train.report.read import Run
+from janus_train.report.speed import speed
 
 _STYLE = """
-:root { color-scheme: light; --ink: #18202b; --soft: #5b6675; --line: #dfe4ea; --panel: #f6f7f9; --accent: #0072b2; }
+:root { color-scheme: light; --page: #fff; --bar: rgba(255,255,255,.96); --ink: #18202b; --soft: #5b6675;
+  --line: #dfe4ea; --panel: #f6f7f9; --accent: #0072b2; --notice: #fdf8ec; }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums; }
+body { margin: 0; background: var(--page); color: var(--ink); font-variant-numeric: tabular-nums;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
 main, header > div, nav > div { max-width: 1140px; margin: 0 auto; padding: 0 24px; }
 header { padding: 36px 0 8px; }
 h1 { margin: 0; font-size: 28px; line-height: 1.2; font-weight: 650; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 header p { margin: 6px 0 0; color: var(--soft); }
-nav { position: sticky; top: 0; z-index: 2; background: rgba(255,255,255,.96); border-bottom: 1px solid var(--line); }
+nav { position: sticky; top: 0; z-index: 2; background: var(--bar); border-bottom: 1px solid var(--line); }
 nav > div { display: flex; flex-wrap: wrap; gap: 2px 20px; padding-top: 9px; padding-bottom: 9px; }
 nav a { color: var(--soft); text-decoration: none; font-size: 14px; }
 nav a:hover { color: var(--accent); }
@@ -31,7 +33,7 @@ p { margin: 6px 0; max-width: 78ch; }
 .soft, figcaption span { color: var(--soft); font-weight: 400; }
 .cards { display: flex; flex-wrap: wrap; gap: 1px; margin: 18px 0;
   background: var(--line); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
-.cards div { flex: 1 1 155px; background: #fff; padding: 12px 16px; }
+.cards div { flex: 1 1 155px; background: var(--page); padding: 12px 16px; }
 .cards dt { color: var(--soft); font-size: 13px; }
 .cards dd { margin: 0; font-size: 21px; font-weight: 600; line-height: 1.3; }
 .cards small { display: block; color: var(--soft); font-size: 13px; font-weight: 400; }
@@ -46,7 +48,8 @@ th.word, td.word { text-align: left; white-space: normal; overflow-wrap: break-w
 td.word:last-child { max-width: 60ch; }
 td:first-child { font-weight: 600; }
 table.pairs { width: auto; } table.pairs td:first-child { font-weight: 400; color: var(--soft); padding-right: 12px; }
-.missing { border-left: 3px solid #e69f00; background: #fdf8ec; padding: 10px 16px; margin: 16px 0; font-size: 14px; }
+.missing { border-left: 3px solid #e69f00; background: var(--notice); padding: 10px 16px; margin: 16px 0;
+  font-size: 14px; }
 .missing ul { margin: 4px 0 0; padding-left: 18px; }
 .none { color: var(--soft); background: var(--panel); padding: 10px 16px; border-radius: 6px; }
 .plots { display: grid; gap: 18px 28px; margin: 10px 0 18px; }
@@ -71,6 +74,22 @@ pre { font: 13px/1.45 ui-monospace, "SFMono-Regular", Menlo, Consolas, "DejaVu S
   white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { color: var(--soft); font-size: 13px; border-top: 1px solid var(--line); margin-top: 36px;
   padding: 14px 0 40px; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --page: #14181e; --bar: rgba(20,24,30,.96); --ink: #e4e8ee; --soft: #9aa5b4;
+    --line: #2d3540; --panel: #1b2129; --accent: #56b4e9; --notice: #2a2415; }
+  /* Plots carry their own colours, chosen for white paper. */
+  svg :is([style*="fill: #ffffff"], [style*="fill: #eef0f3"]) { fill: #1b2129 !important; }
+  svg :is([style*="fill: #3c4654"], [style*="fill: #000000"], [fill="#3c4654"]) { fill: #c3cbd6 !important; }
+  svg [style*="fill: #10151d"] { fill: #e4e8ee !important; }
+  svg text:not([style*="fill"]):not([fill]):not(.element text) { fill: #c3cbd6; }
+  svg [style*="stroke: #e3e7ec"] { stroke: #2d3540 !important; }
+  svg [style*="stroke: #ffffff"] { stroke: #14181e !important; }
+  svg :is([style*="stroke: #10151d"], [stroke="#10151d"]) { stroke: #e4e8ee !important; }
+  svg :is([style*="stroke: #0072b2"], [stroke="#0072b2"]) { stroke: #4aa8e0 !important; }
+  svg [style*="fill: #0072b2"] { fill: #4aa8e0 !important; }
+  svg[aria-label^="parity-"] image { filter: brightness(1.7); }
+  .element[fill="#b3bac4"] { fill: #66717f; } .element rect[fill="#f4f5f7"] { fill: #1f262f; }
+}
 @media screen and (max-width: 760px) { .two, .three { grid-template-columns: minmax(0, 1fr); } }
 @media print {
   @page { margin: 14mm; }
@@ -90,7 +109,7 @@ def render_page(run: Run) -> str:
         sections.elements(run),
         *physics_sections(run),
         sections.experts(run),
-        sections.speed(run),
+        speed(run),
         sections.data(run),
         sections.configuration(run),
         sections.environment(run),

@@ -20,6 +20,12 @@ ATOMIC_NUMBERS: dict[str, int] = {symbol: z for z, symbol in enumerate(SYMBOLS, 
 
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
 _WIDTH, _HEIGHT, _GAP = 56.0, 50.0, 3.0
+# Pale and dark colours in turn, each with that of the writing on it; more groups begin again.
+_GROUP_COLOURS = (
+    ("#8ecae6", "#10151d"), ("#0b5d8a", "#ffffff"), ("#f4c27a", "#10151d"), ("#a84300", "#ffffff"),
+    ("#a3d9b1", "#10151d"), ("#1b6b45", "#ffffff"), ("#e3b3d0", "#10151d"), ("#8a3a6c", "#ffffff"),
+    ("#d9d38a", "#10151d"), ("#6b6416", "#ffffff"), ("#c3c8cf", "#10151d"), ("#4a525d", "#ffffff"),
+)  # fmt: skip
 # The rare earths stand below the table, this much apart from it.
 _BREAK = 14.0
 
@@ -64,6 +70,26 @@ def draw_table(values: Mapping[str, float], titles: Mapping[str, str], shown: Ca
     return (
         f'<svg class="table" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="periodic table">'
         f"{_scale(low, high, shown, unit) if positive else ''}{''.join(cells)}</svg>"
+    )
+
+
+def draw_groups(groups: Mapping[str, int], titles: Mapping[str, str]) -> str:
+    """An SVG of the periodic table in which elements of the same group have the same colour and show its number.
+
+    Args:
+        groups: by symbol. Unknown symbols are not drawn.
+        titles: by symbol, what is said of it where a mouse rests on it.
+    """
+    cells = []
+    for symbol, atomic_number in ATOMIC_NUMBERS.items():
+        known = symbol in groups
+        colour = _GROUP_COLOURS[groups[symbol] % len(_GROUP_COLOURS)] if known else None
+        title = titles.get(symbol, f"{symbol}: no atoms of it")
+        cells.append(_cell(atomic_number, symbol, str(groups[symbol]) if known else "", title, colour))
+    width, height = 18 * (_WIDTH + _GAP), 9 * (_HEIGHT + _GAP) + _BREAK
+    return (
+        f'<svg class="table" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="periodic table of groups">'
+        f"{''.join(cells)}</svg>"
     )
 
 

@@ -78,6 +78,11 @@ class Run:
         return found or (inner_mappings(self.val[-1].get("tasks")) if self.val else {})
 
     @property
+    def start(self) -> dict[str, dict[str, Any]]:
+        """The errors by task of the weights that the run started from, where they were validated before any step."""
+        return inner_mappings(self.val[0].get("tasks")) if self.val and as_number(self.val[0]["step"]) == 0 else {}
+
+    @property
     def tasks(self) -> list[str]:
         """All tasks that any file knows, in the order of the errors."""
         seen = dict.fromkeys(self.errors)
@@ -90,6 +95,11 @@ class Run:
     def coverage(self) -> dict[str, dict[str, Any]]:
         """Numbers of frames and labels by task."""
         return inner_mappings(self.data.get("tasks"))
+
+    @property
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """Errors by task/group."""
+        return inner_mappings(self.evaluation.get("groups"))
 
     @property
     def elements(self) -> dict[str, dict[str, Any]]:
@@ -150,6 +160,12 @@ def column(lines: Iterable[Mapping[str, Any]], *keys: str) -> FloatArray:
             value = value.get(key) if isinstance(value, Mapping) else None
         numbers.append(as_number(value))
     return np.array(numbers, dtype=np.float64)
+
+
+def median_of(values: FloatArray) -> float:
+    """The median of what is finite; NaN where nothing is."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
 
 
 def _read_metrics(directory: Path, remarks: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

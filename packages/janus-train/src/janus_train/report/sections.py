@@ -10,7 +10,7 @@ import numpy as np
 
 from janus_train.report import markup
 from janus_train.report.markup import Section
-from janus_train.report.periodic_table import ATOMIC_NUMBERS, SYMBOLS, draw_table
+from janus_train.report.periodic_table import ATOMIC_NUMBERS, SYMBOLS, draw_groups, draw_table
 from janus_train.report.plots import (
     Curve,
     Style,
@@ -22,10 +22,12 @@ from janus_train.report.plots import (
     style_of,
 )
 from janus_train.report.quantities import MISSING, as_number, duration, milli, ratio, three_figures, whole
-from janus_train.report.read import ExpertLayer, FloatArray, Run, column
+from janus_train.report.read import ExpertLayer, FloatArray, Run, column, median_of
 
 # Expert layers that are shown at once; the others are folded away.
 _LAYERS_SHOWN = 4
+# Groups of frames with errors that are shown.
+_GROUPS_SHOWN = 50
 
 # Property, factor and unit of the axes of its parity plot, and unit of its errors.
 _PARITY = (
@@ -35,8 +37,6 @@ _PARITY = (
 )
 _EXPERT_STATISTICS = ("dead", "max_over_mean", "load_entropy", "gate_entropy", "effective_experts")
 _TERMS = ("energy", "forces", "stress", "magmoms")
-# Time is counted in the longest of these of which a run took three.
-_CLOCK = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 _TOTAL = Style("#10151d", ())
 
 
@@ -55,6 +55,7 @@ def state_of(run: Run) -> str:
 def summary(run: Run) -> Section:
     """Headline numbers and the final errors by task."""
     body = [markup.cards(_headlines(run)), markup.remarks("Not in this report", run.remarks)]
+    body.append(markup.remarks("Attention", attention(run)))
     warnings = run.data.get("warnings")
     if isinstance(warnings, list):
         body.append(markup.remarks("Warnings about the data", [str(warning) for warning in warnings]))
@@ -65,39 +66,72 @@ def summary(run: Run) -> Section:
         if "tasks" in run.evaluation
         else "Errors of the last validation logged"
     )
-    magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in run.errors.values())
-    header = [
-        "task", "structures", "atoms", "energy\nMAE\nmeV/atom", "energy\nRMSE\nmeV/atom", "force\nMAE\nmeV/Å",
-        "force\nRMSE\nmeV/Å", "zero-force\nMAE\nmeV/Å", "ratio", "stress\nMAE\nmeV/Å³",
-    ] + ["magmom\nMAE\nmμB"] * magmoms  # fmt: skip
-    rows = []
-    for task, errors in run.errors.items():
-        forces, zero = errors.get("forces_mae"), errors.get("forces_mae_zero")
-        row = [task, whole(errors.get("structures")), whole(errors.get("atoms"))]
-        row += [milli(errors.get(name)) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
-        row += [milli(zero), ratio(forces, zero), milli(errors.get("stress_mae"))]
-        rows.append(row + [milli(errors.get("magmoms_mae"))] * magmoms)
     body += [
         f"<h3>{source}</h3>",
-        markup.table(header, rows),
+        _errors_table(run.errors),
         '<p class="soft">The ratio says how many times smaller the force MAE is than that of a model that predicts '
         "no forces at all: near 1, nothing has been learnt.</p>",
     ]
+    if run.groups:
+        body.append(_groups(run))
+    if run.start:
+        body += ["<h3>Validation errors of the weights that the run started from</h3>", _errors_table(run.start)]
     return Section("summary", "Summary", "\n".join(body))
+
+
+def attention(run: Run) -> list[str]:
+    """What should not be overlooked: steps without a finite loss, validations that are none for the better."""
+    found = []
+    lost = int((~np.isfinite(column(run.train, "loss"))).sum())
+    if lost:
+        found.append(f"{lost} of {len(run.train)} logged steps had no finite loss")
+    skipped = column(run.train[-1:], "skipped")
+    if len(skipped) and skipped[0] > 0:
+        found.append(f"{whole(skipped[0])} steps were skipped; their structures are in bad_batches.extxyz")
+    watched = run.val[-1].get("watch") if run.val else None
+    notice = watched.get("notice") if isinstance(watched, Mapping) else None
+    return [*found, notice] if isinstance(notice, str) else found
+
+
+def _groups(run: Run) -> str:
+    """Errors of the groups of frames with the largest force errors, folded away."""
+
+    def error(name: str) -> float:
+        known = (as_number(run.groups[name].get(key)) for key in ("forces_mae", "energy_mae"))
+        return next((value for value in known if not np.isnan(value)), 0.0)
+
+    worst = sorted(run.groups, key=error, reverse=True)[:_GROUPS_SHOWN]
+    title = f"Errors by group: the {len(worst)} largest of {len(run.groups)}"
+    return markup.fold(title, f"<div>{_errors_table({name: run.groups[name] for name in worst}, 'group')}</div>")
+
+
+def _errors_table(tasks: Mapping[str, Mapping[str, Any]], name: str = "task") -> str:
+    """Errors by task, or by what else has some."""
+    magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in tasks.values())
+    header = [
+        name, "structures", "atoms", "energy\nMAE\nmeV/atom", "energy\nRMSE\nmeV/atom", "force\nMAE\nmeV/Å",
+        "force\nRMSE\nmeV/Å", "zero-force\nMAE\nmeV/Å", "ratio", "stress\nMAE\nmeV/Å³",
+    ] + ["magmom\nMAE\nmμB"] * magmoms  # fmt: skip
+    rows = []
+    for task, errors in tasks.items():
+        forces, zero = errors.get("forces_mae"), errors.get("forces_mae_zero")
+        row = [task, whole(errors.get("structures")), whole(errors.get("atoms"))]
+        row += [milli(errors.get(key)) for key in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")]
+        row += [milli(zero), ratio(forces, zero), milli(errors.get("stress_mae"))]
+        rows.append(row + [milli(errors.get("magmoms_mae"))] * magmoms)
+    return markup.table(header, rows)
 
 
 def learning(run: Run) -> Section:
     """Losses and errors over steps."""
     if not run.train and not run.val:
         return Section("learning", "Learning", markup.none("The log holds no step."))
-    lost = int((~np.isfinite(column(run.train, "loss"))).sum())
     body = [
         *_loss_plots(run),
         *_error_plots(run),
         _rate_plots(run),
         '<p class="soft">Long curves are drawn in at most 120 parts: the line is the median of a part, the band goes '
         "from its lowest to its highest value.</p>",
-        markup.remarks("Attention", [f"{lost} of {len(run.train)} logged steps had no finite loss"] if lost else []),
     ]
     return Section("learning", "Learning", "\n".join(body))
 
@@ -117,7 +151,11 @@ def _loss_plots(run: Run) -> list[str]:
             "and its terms before they are weighted",
             draw_curves("training-loss", [curve for _, curve in terms], "step", log=True),
         ),
-        markup.plot("Validation loss", _best(run), draw_curves("validation-loss", [total], "step", log=True)),
+        markup.plot(
+            "Validation loss",
+            _best(run) if watched_by(run) == "loss" else "",
+            draw_curves("validation-loss", [total], "step", log=True),
+        ),
     ]
     return [
         markup.legend([(name, curve.style) for name, curve in terms]),
@@ -197,6 +235,7 @@ def experts(run: Run) -> Section:
         markup.plot(layer.name, "", draw_experts(f"experts-{place}", layer), expert_map_width(layer))
         for place, layer in enumerate(run.layers)
     ]
+    tables = [_expert_table(layer) for layer in run.layers[:_LAYERS_SHOWN]]
     body = [
         '<p class="soft">Colours: how much an expert (row) counts for an element (column), pale for little, dark for '
         "much, grey for nothing. Bars: the share of the rows that an expert computes; dashed: an even share. "
@@ -219,39 +258,18 @@ def experts(run: Run) -> Section:
     if len(figures) > _LAYERS_SHOWN:
         rest = f'<div class="plots flow">{"".join(figures[_LAYERS_SHOWN:])}</div>'
         body.append(markup.fold(f"{len(figures) - _LAYERS_SHOWN} more layers", rest))
+    body.append(markup.fold("On the periodic table: the expert that counts most for each element", "".join(tables)))
     return Section("experts", "Experts", "\n".join(body))
 
 
-def speed(run: Run) -> Section:
-    """Throughput, memory and communication over time."""
-    if not run.train:
-        return Section("speed", "Speed", markup.none("The log holds no step of training."))
-    seconds = column(run.train, "seconds")
-    longest = float(np.nanmax(seconds)) if np.isfinite(seconds).any() else 0.0
-    unit, length = next((unit, length) for unit, length in _CLOCK if longest >= 3 * length or length == 1)
-    time = seconds / length
-    kinds = (
-        ("structures_per_s", "Structures per second"),
-        ("atoms_per_s", "Atoms per second"),
-        ("edges_per_s", "Edges per second"),
-        ("memory_mb", "Memory, highest so far, MB"),
-    )
-    plots = []
-    for place, (key, title) in enumerate(kinds):
-        curve = Curve(time, column(run.train, key), style_of(place))
-        median = "" if key == "memory_mb" else f"median {three_figures(_median(curve.y))}"
-        plots.append(markup.plot(title, median, draw_curves(key.replace("_", "-"), [curve], unit, size=(5.6, 1.9))))
-    sent = _bytes_sent(run)
-    body = [f'<div class="plots two">{"".join(plots)}</div>']
-    if sent:
-        curves = [Curve(time, values / 1e6, style_of(place)) for place, values in enumerate(sent.values())]
-        body += [
-            markup.legend([(kind, style_of(place)) for place, kind in enumerate(sent)]),
-            '<div class="plots two">'
-            + markup.plot("Sent by the first process, MB", "since it was started", draw_curves("sent", curves, unit))
-            + "</div>",
-        ]
-    return Section("speed", "Speed", "\n".join(body))
+def _expert_table(layer: ExpertLayer) -> str:
+    """The periodic table with the expert that counts most for each element, and the next where a mouse rests."""
+    first = {symbol: int(weights.argmax()) for symbol, weights in zip(layer.symbols, layer.weights, strict=True)}
+    titles = {
+        symbol: f"{symbol}: " + ", ".join(f"expert {e} {100 * weights[e]:.0f} %" for e in np.argsort(-weights)[:4])
+        for symbol, weights in zip(layer.symbols, layer.weights, strict=True)
+    }
+    return f"<h3>{escape(layer.name)}</h3>{draw_groups(first, titles)}"
 
 
 def data(run: Run) -> Section:
@@ -298,10 +316,10 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
         seconds = column(lines, "seconds")
         found.append(("time", duration(np.nanmax(seconds)) if np.isfinite(seconds).any() else MISSING, "of training"))
     if _best(run):
-        loss, _, where = _best(run).partition(" ")
-        found.append(("best validation loss", loss, where))
+        value, _, where = _best(run).partition(" ")
+        found.append((f"best validation {watched_by(run).replace('_', ' ')}", value, where))
     if run.train:
-        speeds = [three_figures(_median(column(run.train, f"{things}_per_s"))) for things in ("structures", "atoms")]
+        speeds = [three_figures(median_of(column(run.train, f"{things}_per_s"))) for things in ("structures", "atoms")]
         found.append(("structures per second", speeds[0], f"{speeds[1]} atoms/s"))
         memory = column(run.train, "memory_mb")
         if np.isfinite(memory).any():
@@ -315,13 +333,20 @@ def _headlines(run: Run) -> list[tuple[str, str, str]]:
     return found
 
 
+def watched_by(run: Run) -> str:
+    """What decides which model is the best: the loss, or what `watch.metric` named last."""
+    watched = run.val[-1].get("watch") if run.val else None
+    metric = watched.get("metric") if isinstance(watched, Mapping) else None
+    return metric if isinstance(metric, str) and metric else "loss"
+
+
 def _best(run: Run) -> str:
-    """The lowest validation loss and where, or nothing."""
-    losses = column(run.val, "loss")
-    if not np.isfinite(losses).any():
+    """The lowest value of what is watched and where, or nothing."""
+    values = column(run.val, *(("loss",) if watched_by(run) == "loss" else ("watch", "value")))
+    if not np.isfinite(values).any():
         return ""
-    place = int(np.nanargmin(losses))
-    return f"{three_figures(losses[place])} at step {whole(run.val[place]['step'])}"
+    place = int(np.nanargmin(values))
+    return f"{three_figures(values[place])} at step {whole(run.val[place]['step'])}"
 
 
 def _validation_curves(run: Run, tasks: Sequence[tuple[str, Style]], name: str, baseline: str | None = None) -> str:
@@ -364,19 +389,3 @@ def _symbols(row: Mapping[str, Any]) -> list[str]:
     """The elements of a task."""
     symbols = row.get("elements")
     return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else []
-
-
-def _median(values: FloatArray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else float("nan")
-
-
-def _bytes_sent(run: Run) -> dict[str, FloatArray]:
-    """Bytes that the first process sent, over the lines of training, by kind; those of nothing are left out."""
-    kinds: dict[str, None] = {}
-    for line in run.train:
-        if isinstance(line.get("bytes_sent"), Mapping):
-            kinds |= dict.fromkeys(line["bytes_sent"])
-    found: dict[str, Any] = {kind: column(run.train, "bytes_sent", kind) for kind in kinds}
-    found["all"] = column(run.train, "bytes_sent")
-    return {kind: values for kind, values in found.items() if np.nansum(values) > 0}
