@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,46 @@ def run_commands_of_the_way_to_a_relaxation(readme: str) -> None:
         arguments = [word for word in command.split() if not word.startswith("run.max_steps")]
         found = CliRunner().invoke(app, [*arguments, *few], catch_exceptions=False)
         assert found.exit_code == 0, found.output
+
+
+def commands_in(page: Path) -> list[list[str]]:
+    """Words of each command line with janus-train on a page."""
+    text = page.read_text()
+    blocks = re.findall(r"^ *```(?:sh|bash|)\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+    blocks += re.findall(r"(?:^ {4}.*\n)+", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL), re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.split(r"janus-train |-m janus_train ", line.strip(), maxsplit=1) for line in lines]
+    starts = re.compile(r"(uv run |pip install uv && uv run |srun |torchrun |uv run torchrun ).*|")
+    told = [shlex.split(after[0], comments=True) for before, *after in found if after and starts.fullmatch(before)]
+    return [words for words in told if "…" not in words and words[0].replace("-", "").isalpha()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_are_ones_that_the_program_takes(page: Path):
+    from typer.main import get_command
+
+    from janus_train.cli import app
+    from janus_train.config import load_config
+
+    for words in commands_in(page):
+        command = get_command(app)
+        context = None
+        while hasattr(command, "commands") and words and not words[0].startswith("-"):
+            assert words[0] in command.commands, f"{name(page)}: no command {words}"
+            command, words = command.commands[words[0]], words[1:]
+        context = command.make_context("janus-train", list(words), resilient_parsing="--help" in words)
+        settings = [re.sub(r"\$\w+", "1", word) for word in words if re.fullmatch(r"[a-z_]+(\.\w+)+=.*", word)]
+        assert context.params or "--help" in words or not words
+        load_config(None, settings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_configurations_are_ones_that_the_program_takes(page: Path, tmp_path: Path):
+    from janus_train.config import load_config
+
+    for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        (tmp_path / "my.yaml").write_text(textwrap.dedent(block))
+        load_config(tmp_path / "my.yaml")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
