@@ -30,11 +30,43 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_code_blocks_run(page: Path, elsewhere: Path):
+    if page == ROOT / "README.md":
+        run_commands_of_the_way_to_a_relaxation(page.read_text())
     namespace: dict[str, object] = {"__name__": "documentation"}
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for block in blocks:
         exec(compile(block, str(page), "exec"), namespace)
     assert "```python" not in page.read_text() or blocks
+
+
+def run_commands_of_the_way_to_a_relaxation(readme: str) -> None:
+    """What the README tells a stranger to do with a file of theirs, in few steps."""
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.io import write
+    from typer.testing import CliRunner
+
+    from janus_train.cli import app
+
+    frames = []
+    for seed in range(8):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        atoms.calc.results = {name: atoms.calc.results[name] for name in ("energy", "forces")}
+        frames.append(atoms)
+    write("mine.extxyz", frames)
+    section = readme[readme.index("## From a calculation") : readme.index("## Use the model")]
+    commands = re.findall(r"^uv run janus-train (.*)$", section, flags=re.MULTILINE)
+    code = re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    assert len(commands) == 2
+    assert len(commands) + sum(len(list(filter(None, block.splitlines()))) for block in code) < 10
+    for command in commands:
+        few = [] if command.startswith("check-data") else ["run.max_steps=2", "optim.warmup_steps=1"]
+        arguments = [word for word in command.split() if not word.startswith("run.max_steps")]
+        found = CliRunner().invoke(app, [*arguments, *few], catch_exceptions=False)
+        assert found.exit_code == 0, found.output
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)

@@ -24,6 +24,7 @@ from janus_train.data.store import Conversion, Store, convert, measure_sizes, st
 from janus_train.data.store.codec import decode_frame, encode_frame
 from janus_train.failure import UserError
 from made_data import assert_same, crystal, molecule, to_atoms
+from test_formats import write_aselmdb
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(max_size=5)
@@ -100,6 +101,19 @@ def test_a_store_gives_back_the_frames_of_its_sources_in_order(
     assert isinstance(store.columns.energy, np.memmap)
     with pytest.raises(UserError, match="holds a finished store"):
         convert(conversion(source), tmp_path / "store")
+
+
+def test_an_aselmdb_file_is_shared_by_workers_row_by_row(tmp_path: Path):
+    """Ranges of rows, some of them deleted, others none but deleted ones: every row is there once, in order."""
+    write_aselmdb(tmp_path / "rows.aselmdb", [molecule(seed) for seed in range(6)], deleted=(1, 2, 4, 9))
+    expected = read_frames(tmp_path / "rows.aselmdb", KeyNames())
+    size = (tmp_path / "rows.aselmdb").stat().st_size
+    for pieces in (1, 3, 10):
+        given = Conversion(((tmp_path / "rows.aselmdb", KeyNames(), ""),), shard_bytes=-(-size // pieces))
+        about = convert(given, tmp_path / f"store-{pieces}")
+        assert len(about["shards"]) == pieces
+        for frame, other in zip(Store(tmp_path / f"store-{pieces}"), expected, strict=True):
+            assert_same(frame, other)
 
 
 def test_a_conversion_that_was_killed_goes_on_and_ends_the_same(source: Path, tmp_path: Path):

@@ -43,8 +43,9 @@ from janus_train.failure import UserError
 
 # Frames that a worker holds at a time.
 _BLOCK = 256
-# A shard is made of so much of the sources; a larger file is one shard, unless it is an aselmdb file.
-_SHARD_BYTES = 256 << 20
+# So many shards are made, enough for many workers and few enough to keep open, of at least so much of the sources each.
+# A larger file is a shard of its own, unless it is an aselmdb file.
+_SHARDS, _SMALLEST_SHARD = 256, 2 << 20
 # LMDB sets aside addresses, not space.
 _LARGEST_SHARD = 1 << 40
 
@@ -56,12 +57,12 @@ class Conversion:
     Attributes:
         sources: paths, each with the names of its labels and the task of its frames that name none.
         cutoffs: also count edges below these two (Å), so that training with them need not.
-        shard_bytes: how much of the sources makes a shard.
+        shard_bytes: how much of the sources makes a shard; None for some 256 shards.
     """
 
     sources: tuple[tuple[Path, KeyNames, str], ...]
     cutoffs: tuple[float, float] | None = None
-    shard_bytes: int = _SHARD_BYTES
+    shard_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,18 @@ def convert(
 
 def _jobs(conversion: Conversion) -> list[list[_Piece]]:
     """Pieces in order, in groups of about the size of a shard."""
+    files = [(file, keys, task) for path, keys, task in conversion.sources for file in files_of(path)]
+    total = sum(_bytes_of(file) for file, _, _ in files)
+    shard = conversion.shard_bytes or max(_SMALLEST_SHARD, -(-total // _SHARDS))
     jobs: list[list[_Piece]] = [[]]
-    room = conversion.shard_bytes
-    for path, keys, task in conversion.sources:
-        for file in files_of(path):
-            for piece, size in _pieces(file, keys, task, conversion.shard_bytes):
-                if jobs[-1] and size > room:
-                    jobs.append([])
-                    room = conversion.shard_bytes
-                jobs[-1].append(piece)
-                room -= size
+    room = shard
+    for file, keys, task in files:
+        for piece, size in _pieces(file, keys, task, shard):
+            if jobs[-1] and size > room:
+                jobs.append([])
+                room = shard
+            jobs[-1].append(piece)
+            room -= size
     return jobs
 
 

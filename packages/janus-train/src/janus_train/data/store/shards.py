@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import lmdb
 
 # Files that are open at a time; most systems allow a process 1024.
-_OPEN = 256
+_OPEN = 512
 
 
 class ShardFiles:
