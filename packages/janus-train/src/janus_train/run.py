@@ -287,9 +287,8 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     say(references_text(statistics, data.tasks))
     for warning in statistics.warnings:
         say(f"warning: {warning}")
-    if training.world.rank == 0:
-        for warning in _repeats(data):
-            say(f"warning: {warning}")
+    for warning in _repeats(data) if training.log is not None else ():
+        say(f"warning: {warning}")
     if state.progress.step:
         say(f"resuming at step {state.progress.step}")
 

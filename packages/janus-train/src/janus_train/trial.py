@@ -6,7 +6,6 @@ from janus_comm import Accounting
 from janus_train.config import Config
 from janus_train.data.batch import FrameSource
 from janus_train.memory_errors import naming_the_batch
-from janus_train.memory_plan import largest_step
 from janus_train.step import TrainingStep
 
 
@@ -19,6 +18,8 @@ def try_largest_step(step: TrainingStep, source: FrameSource, config: Config, ac
     Raises:
         UserError: there is too little memory; it names the structures and what to set.
     """
+    from janus_train.memory_plan import largest_step  # which brings in numba, by way of plans of experts
+
     places = largest_step(source, config)
     with naming_the_batch(source, places, config.data, "the largest step"), accounting.unrecorded():
         step.gradients(step.prepare(source, places))

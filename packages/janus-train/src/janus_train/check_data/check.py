@@ -59,8 +59,9 @@ def check(config_path: Path | None, overrides: Sequence[str]) -> DataReport:
     Raises:
         UserError: whatever would stop training.
     """
-    data = load_data(load_config(config_path, overrides))
-    statistics = fit_statistics(data.train, data.tasks)
+    config = load_config(config_path, overrides)
+    data = load_data(config)
+    statistics = fit_statistics(data.train, data.tasks, config.references)
     found = _Findings()
     looks, verdicts = _read_through(data, found)
     _repeats(data, found)

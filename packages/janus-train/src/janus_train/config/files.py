@@ -104,11 +104,13 @@ def _keys_of(section: type[BaseModel], prefix: str) -> Sequence[str]:
 
 def _nearest(name: str) -> str:
     # The last part is what people mistype or put into another section; the whole path is the second guess.
-    last = name.rsplit(".", 1)[-1]
+    section, _, last = name.rpartition(".")
     keys = known_keys()
+    beside = {key.rsplit(".", 1)[-1]: key for key in keys if key.rpartition(".")[0] == section}
+    inside = [beside[near] for near in difflib.get_close_matches(last, beside, n=1, cutoff=0.7)]
     same_name = [key for key in keys if key.rsplit(".", 1)[-1] == last]
     by_last = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}
-    close = same_name or difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
+    close = inside or same_name or difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
     close = close or [by_last[k] for k in difflib.get_close_matches(last, by_last, n=1, cutoff=0.6)]
     close = close or difflib.get_close_matches(name, list(Config.model_fields), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; sections are {', '.join(Config.model_fields)}"
