@@ -397,10 +397,10 @@ def test_a_run_from_a_store_is_the_run_from_its_files(data_file: Path, command):
     assert (code, "edges below 4 Å" in out) == (0, True)
     losses = []
     for name in (str(data_file), "store"):
-        settings = [f"data.train=[{{path: {name}, weight: 1.5}}]", *TINY, "run.max_steps=5", "run.checkpoint_every=3"]
+        settings = [f"data.train=[{{path: {name}, weight: 1.5}}]", *TINY, "run.max_steps=50"]
         code, _, err = command("train", *settings, f"run.dir={Path(name).stem}-run", "run.stop_at_step=3")
         assert code == 0, err
-        assert command("resume", f"{Path(name).stem}-run")[0] == 0
+        assert command("resume", f"{Path(name).stem}-run", "run.stop_at_step=5")[0] == 0
         losses.append([line["loss"] for line in metrics(Path(f"{Path(name).stem}-run"), "train")])
     assert len(losses[0]) == 5
     assert losses[0] == losses[1]
