@@ -1,16 +1,23 @@
 """One model for several levels of theory, charges and spins."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 
+from janus_comm import SingleRank
 from janus_graph import Structure
+from janus_train import ReplicatedStep, UserError, load_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.frame import Frame, with_task_indices
-from janus_train.data.statistics import fit_statistics
-from janus_train.loss import loss_errors
+from janus_train.data.load import load_data
+from janus_train.data.statistics import fit_statistics, require_determined
+from janus_train.loss import loss_errors, make_loss
 from matris_model import MatRISMoE
 
 TINY = {"blocks": 1, "width": 16, "edge_width": 8, "heads": 2, "cutoff": 4.0, "near_cutoff": 3.0}
@@ -56,3 +63,31 @@ def test_each_task_is_measured_against_its_own_references_and_scale(frames: list
         energies = np.array([frame.energy for frame in frames])[own]
         # Of one composition the references are the mean.
         assert errors[own] == pytest.approx(np.abs(energies - energies.mean()) / 3, abs=1e-9)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_a_set_of_one_molecule_trains_without_a_knob_turned_and_crystals_without_stress_are_an_error(
+    periodic: bool, tmp_path: Path
+):
+    made = []
+    for number in range(20):
+        atoms = Atoms("OH2", [[0, 0, 0], [0, 0.8, 0.6], [0, -0.8, 0.6 + 0.01 * number]], cell=[6, 6, 6], pbc=periodic)
+        atoms.calc = SinglePointCalculator(atoms, energy=-76.0 * 27.2, forces=np.zeros((3, 3)))
+        made.append(atoms)
+    write(tmp_path / "water.extxyz", made, format="extxyz")
+    config = load_config(None, [f"data.train={tmp_path / 'water.extxyz'}"])
+    if periodic:
+        with pytest.raises(UserError, match="no key 'stress'"):
+            load_data(config)
+        return
+    data = load_data(config)
+    statistics = fit_statistics(data.train, data.tasks, config.references)
+    require_determined(statistics, data.tasks, config.references)
+    loss = make_loss(config.loss, data.tasks)
+    model = MatRISMoE.from_preset("nano", 0, **TINY, tasks=data.tasks, elements=data.elements)
+    model.references.copy_(torch.from_numpy(statistics.references))
+    step = ReplicatedStep(model, loss, SingleRank())
+    result = step.gradients(step.prepare(FrameSource(data.train, 4.0, 3.0), range(4)))
+    assert result.finite
+    assert result.terms["stress"] == 0
+    assert result.terms["energy"] < 1

@@ -24,6 +24,8 @@ from janus_train.data.store import Store
 from janus_train.failure import UserError
 
 _AT_A_TIME = 1 << 20
+# Frames that are read to see whether they are molecules.
+_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +210,8 @@ def _elements(frames: Sequence[Frame]) -> set[int]:
 
 def _check(data: DataSet, config: Config, known: Known) -> None:
     for label in config.loss.weights:
-        if not data.has(label):
+        # Where nothing repeats in space there is no stress to have: molecules are learnt with the defaults.
+        if not data.has(label) and not (label == "stress" and _nothing_has_volume(data.train)):
             key = getattr(config.data.keys, label)
             first = config.data.train[0] if config.data.train else None
             has = ", ".join(frame_label_names(first.path)) if first else "energy, forces, stress"
@@ -225,6 +228,12 @@ def _check(data: DataSet, config: Config, known: Known) -> None:
         if len(new):
             _refuse_elements(data.val[start + int(new[0])], elements)
         start += len(columns)
+
+
+def _nothing_has_volume(frames: Sequence[Frame]) -> bool:
+    """Whether none of these frames, or of a thousand of them, repeats in all three directions."""
+    places = np.unique(np.linspace(0, len(frames) - 1, _LOOKED_AT).astype(np.int64))
+    return not any(frames[place].structure.has_volume for place in places.tolist())
 
 
 def _refuse_elements(frame: Frame, known: Sequence[int]) -> None:
