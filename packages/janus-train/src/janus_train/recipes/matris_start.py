@@ -121,7 +121,7 @@ def _moe_recipe(
     """The model of a run that starts from another: of its shape, with the tasks and elements of the data as well."""
     head = _require_same_shape(start, config, old)
     tasks = {place: _begins_as(start, old, data.tasks[place]) for place in range(len(old.tasks), len(data.tasks))}
-    elements = _new_elements(start, old.elements, data.elements)
+    elements = new_elements(start, old.elements, data.elements)
     known = (*old.elements, *elements) if old.elements else ()
     shape = old.replace(tasks=data.tasks, elements=known, magnetic_moments=old.magnetic_moments or head)
 
@@ -163,8 +163,17 @@ def _require_same_shape(start: StartConfig, config: ModelConfig, old: MatRISMoEC
     return head
 
 
-def _new_elements(start: StartConfig, old: Sequence[int], wanted: Sequence[int]) -> dict[int, int]:
-    """For each element that the trained model has not seen the one that it begins as."""
+def new_elements(start: StartConfig, old: Sequence[int], wanted: Sequence[int]) -> dict[int, int]:
+    """For each element that the trained model has not seen the one that it begins as, by atomic number.
+
+    Args:
+        start: what the user says of them.
+        old: elements that the trained model knows; empty: all.
+        wanted: those of the data.
+
+    Raises:
+        UserError: the user says something of an element that is not new, or names one that is not known.
+    """
     from ase.data import atomic_numbers, chemical_symbols
 
     new = [z for z in wanted if old and z not in old]
