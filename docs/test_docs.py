@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,83 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_code_blocks_run(page: Path, elsewhere: Path):
+    if page == ROOT / "README.md":
+        run_commands_of_the_way_to_a_relaxation(page.read_text())
     namespace: dict[str, object] = {"__name__": "documentation"}
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for block in blocks:
         exec(compile(block, str(page), "exec"), namespace)
     assert "```python" not in page.read_text() or blocks
+
+
+def run_commands_of_the_way_to_a_relaxation(readme: str) -> None:
+    """What the README tells a stranger to do with a file of theirs, in few steps."""
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.io import write
+    from typer.testing import CliRunner
+
+    from janus_train.cli import app
+
+    frames = []
+    for seed in range(8):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        atoms.calc.results = {name: atoms.calc.results[name] for name in ("energy", "forces")}
+        frames.append(atoms)
+    write("mine.extxyz", frames)
+    section = readme[readme.index("## From a calculation") : readme.index("## Use the model")]
+    commands = re.findall(r"^uv run janus-train (.*)$", section, flags=re.MULTILINE)
+    code = re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    assert len(commands) == 2
+    assert len(commands) + sum(len(list(filter(None, block.splitlines()))) for block in code) < 10
+    for command in commands:
+        few = [] if command.startswith("check-data") else ["run.max_steps=2", "optim.warmup_steps=1"]
+        arguments = [word for word in command.split() if not word.startswith("run.max_steps")]
+        found = CliRunner().invoke(app, [*arguments, *few], catch_exceptions=False)
+        assert found.exit_code == 0, found.output
+
+
+def commands_in(page: Path) -> list[list[str]]:
+    """Words of each command line with janus-train on a page."""
+    text = page.read_text()
+    blocks = re.findall(r"^ *```(?:sh|bash|)\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+    blocks += re.findall(r"(?:^ {4}.*\n)+", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL), re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.split(r"janus-train |-m janus_train ", line.strip(), maxsplit=1) for line in lines]
+    starts = re.compile(r"(uv run |pip install uv && uv run |srun |torchrun |uv run torchrun ).*|")
+    told = [shlex.split(after[0], comments=True) for before, *after in found if after and starts.fullmatch(before)]
+    return [words for words in told if "…" not in words and words[0].replace("-", "").isalpha()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_are_ones_that_the_program_takes(page: Path):
+    from typer.main import get_command
+
+    from janus_train.cli import app
+    from janus_train.config import load_config
+
+    for words in commands_in(page):
+        command = get_command(app)
+        context = None
+        while hasattr(command, "commands") and words and not words[0].startswith("-"):
+            assert words[0] in command.commands, f"{name(page)}: no command {words}"
+            command, words = command.commands[words[0]], words[1:]
+        context = command.make_context("janus-train", list(words), resilient_parsing="--help" in words)
+        settings = [re.sub(r"\$\w+", "1", word) for word in words if re.fullmatch(r"[a-z_]+(\.\w+)+=.*", word)]
+        assert context.params or "--help" in words or not words
+        load_config(None, settings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_configurations_are_ones_that_the_program_takes(page: Path, tmp_path: Path):
+    from janus_train.config import load_config
+
+    for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        (tmp_path / "my.yaml").write_text(textwrap.dedent(block))
+        load_config(tmp_path / "my.yaml")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from janus_train.data.columns import columns_of
 from janus_train.data.duplicates import find_repeats, repeat_warnings
 from janus_train.data.frame import Frame
 from janus_train.data.geometry import geometry_checksums, same_geometry
-from janus_train.data.load import load_data
+from janus_train.data.load import load_data, split_warnings
 from janus_train.data.split import set_aside
 from janus_train.failure import UserError
 from made_data import crystal, molecule, moved, to_atoms
@@ -182,3 +184,19 @@ def test_frames_that_are_there_twice_and_in_both_splits_are_named():
     assert not repeat_warnings(train[:4], val[:1])
     empty: list[Frame] = []
     assert not repeat_warnings(empty, empty)
+
+
+def test_large_groups_that_take_more_frames_from_training_than_was_asked_for_are_told(tmp_path: Path):
+    frames = []
+    for number in range(40):
+        atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7 + 0.001 * number]], info={"group": f"g{number % 2}"})
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((2, 3)))
+        frames.append(atoms)
+    write(tmp_path / "h2.extxyz", frames)
+    settings = [f"data.train={tmp_path / 'h2.extxyz'}", "loss.stress=0"]
+    told = {}
+    for split_by in ("group", "frame"):
+        config = load_config(None, [*settings, f"data.split_by={split_by}"])
+        told[split_by] = split_warnings(load_data(config), config.data)
+    assert told["frame"] == []
+    assert told["group"][0].startswith("20 of 40 frames were set aside for validation where data.val_fraction=0.1 was")

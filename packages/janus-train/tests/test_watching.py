@@ -236,6 +236,26 @@ def test_all_ranks_of_a_run_end_early_together_and_a_stop_between_makes_no_diffe
     assert {"evaluation.json", "report.html"} <= {path.name for path in directory.iterdir()}
 
 
+def test_the_bar_fits_into_a_terminal_of_eighty_columns_and_shows_all_that_there_is():
+    import io
+
+    from rich.console import Console
+
+    from janus_train.display import Bar
+
+    bar = Bar(4500, 0)
+    for done in ("before", "after"):
+        console = Console(width=80, file=io.StringIO())
+        console.print(bar._progress.get_renderable())
+        (line,) = console.file.getvalue().splitlines()
+        assert "…" not in line
+        assert len(line) <= 80
+        if done == "before":
+            bar.step(1234, 0.01234, 129.5)
+            bar.validated(0.012345)
+    assert all(part in line for part in ("1234/4500", "loss 0.0123", "129.5 structures/s", "left", "val 0.0123"))
+
+
 # Sinks
 
 

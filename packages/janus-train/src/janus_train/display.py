@@ -31,7 +31,7 @@ class Display(Protocol):
         """A step is done."""
         ...
 
-    def validated(self, value: float, best: bool) -> None:
+    def validated(self, value: float) -> None:
         """A validation is done, of which `watch.metric` is this."""
         ...
 
@@ -52,7 +52,7 @@ class Silence:
     def step(self, step: int, loss: float, structures_per_s: float) -> None:
         """Nothing."""
 
-    def validated(self, value: float, best: bool) -> None:
+    def validated(self, value: float) -> None:
         """Nothing."""
 
     def say(self, text: str) -> None:
@@ -88,7 +88,7 @@ class Lines:
             f"step {step}/{self.max_steps}  loss {loss:.4f}  {structures_per_s:.1f} structures/s  {_clock(left)} left"
         )
 
-    def validated(self, value: float, best: bool) -> None:
+    def validated(self, value: float) -> None:
         """Nothing: there is a line about it anyway."""
 
     def say(self, text: str) -> None:
@@ -106,12 +106,13 @@ class Bar:
         self._progress: RichProgress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(),
+            BarColumn(bar_width=None),  # what the numbers leave
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[speed]} structures/s"),
             TimeRemainingColumn(),
             TextColumn("left"),
             TextColumn("{task.fields[validation]}"),
+            expand=True,
         )
         self._task = self._progress.add_task(
             "train", total=max_steps, completed=first_step, loss="–", speed="–", validation=""
@@ -128,9 +129,9 @@ class Bar:
         """Moves the bar."""
         self._progress.update(self._task, completed=step, loss=f"{loss:.4f}", speed=f"{structures_per_s:.1f}")
 
-    def validated(self, value: float, best: bool) -> None:
+    def validated(self, value: float) -> None:
         """Shows it at the end of the bar."""
-        self._progress.update(self._task, validation=f"val {value:.4g}{' (best)' if best else ''}")
+        self._progress.update(self._task, validation=f"val {value:.3g}")
 
     def say(self, text: str) -> None:
         """Prints above the bar."""

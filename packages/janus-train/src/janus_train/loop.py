@@ -166,7 +166,7 @@ def _validate_in_place(training: Training) -> Evaluation:
     model = training.step.whole_model() if best else None
     if training.log is not None:
         training.log.write(_validation_line(training, found, value, best, maps))
-        training.display.validated(value, best)
+        training.display.validated(value)
         _say_validation(training, found, value, best)
     if best and _saved(training, model, {"step": progress.step, "validation": found.tasks}):
         progress.best_value, progress.best_step = value, progress.step

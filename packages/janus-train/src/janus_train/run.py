@@ -20,7 +20,7 @@ from janus_train.checkpoint import Checkpoints, load_checkpoint, newest_checkpoi
 from janus_train.config import Config, load_config
 from janus_train.data.batch import FrameSource
 from janus_train.data.duplicates import repeat_warnings
-from janus_train.data.load import DataSet, Known, coverage, data_fingerprint, load_data
+from janus_train.data.load import DataSet, Known, coverage, data_fingerprint, load_data, split_warnings
 from janus_train.data.reference_table import references_text
 from janus_train.data.sizes import measure_stores
 from janus_train.data.statistics import Given, Statistics, fit_statistics, require_determined, undetermined_frames
@@ -287,7 +287,7 @@ def _greet(training: Training, data: DataSet, statistics: Statistics) -> None:
     say(references_text(statistics, data.tasks))
     for warning in statistics.warnings:
         say(f"warning: {warning}")
-    for warning in _repeats(data) if training.log is not None else ():
+    for warning in (*split_warnings(data, config.data), *_repeats(data)) if training.log is not None else ():
         say(f"warning: {warning}")
     if state.progress.step:
         say(f"resuming at step {state.progress.step}")

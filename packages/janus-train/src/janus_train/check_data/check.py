@@ -17,7 +17,7 @@ from janus_train.config import load_config
 from janus_train.data.chosen import column_parts
 from janus_train.data.duplicates import Repeats, find_repeats
 from janus_train.data.frame import Frame
-from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data
+from janus_train.data.load import DataSet, coverage, data_fingerprint, load_data, split_warnings
 from janus_train.data.statistics import Statistics, fit_statistics
 from janus_train.display import coverage_table
 
@@ -71,7 +71,7 @@ def check(config_path: Path | None, overrides: Sequence[str]) -> DataReport:
             to = found.notes if "not used" in problem else found.suspicions
             to[f"{len(origins)} frame(s) with {problem}"] = origins
     found.suspicions.update(looks.stress_suspicions())
-    found.notes.update({warning: [] for warning in statistics.warnings})
+    found.notes.update({warning: [] for warning in (*statistics.warnings, *split_warnings(data, config.data))})
     return _report(data, statistics, found, verdicts)
 
 

@@ -103,6 +103,21 @@ def load_data(config: Config, known: Known | None = None) -> DataSet:
     return found
 
 
+def split_warnings(data: DataSet, config: DataConfig) -> list[str]:
+    """A warning where far more frames were set aside for validation than was asked for, since groups are large."""
+    count = len(data.train) + len(data.val)
+    if config.val is not None or data.val[0].split == "val":
+        return []
+    if len(data.val) <= 2 * max(1.0, config.val_fraction * count):
+        return []
+    together = "frames of a formula" if config.split_by == "composition" else f"groups ('{config.keys.group}')"
+    return [
+        f"{len(data.val)} of {count} frames were set aside for validation where data.val_fraction="
+        f"{config.val_fraction} was asked for: {together} are large and stay together; data.split_by=frame sets aside "
+        "single frames"
+    ]
+
+
 def coverage(data: DataSet) -> dict[str, dict[str, Any]]:
     """Per task: numbers of frames, and of training frames that have each label; elements."""
     from ase.data import chemical_symbols
