@@ -83,6 +83,7 @@ def test_charge_spin_and_task_travel_with_every_frame_of_every_format(kind: str,
     exact = kind not in ("extxyz", "json")
     for found, expected in zip(read_frames(path, KeyNames()), given, strict=True):
         assert str(path) in found.origin
+        assert type(found.energy) is float  # checksums of data are made of how it is written
         if exact:
             assert_same(found, expected, but=("origin",))
             continue

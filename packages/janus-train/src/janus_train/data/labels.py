@@ -51,7 +51,7 @@ def _label(value: Any, label: str, keys: KeyNames, count: int) -> Any:
     if value is None:
         return None
     if label == "energy" and isinstance(value, float) and math.isfinite(value):
-        return value
+        return float(value)  # NumPy's own are floats, too, but written otherwise
     key = getattr(keys, label)
     try:
         array = np.asarray(value, dtype=np.float64)
