@@ -17,6 +17,7 @@ from tblite.interface import Calculator
 
 HARTREE, BOHR = 27.211386245988, 0.529177210903  # CODATA 2018; written out so that no library's update changes a byte
 FRAMES_NEUTRAL, FRAMES_CHARGED = 5, 3
+LARGEST_JUMP = 0.5  # eV; forces tell the energies of rattles of one molecule to 0.1 eV or so
 CHARGED_EVERY = 3  # of the molecules, one in so many also comes with one electron less, and one with one more
 
 
@@ -48,7 +49,8 @@ def frames(seed: np.random.SeedSequence) -> Iterator[Frame]:
             yield from _state(name, charge, multiplicity, count if len(atoms) > 1 else 1, own)
 
 
-def _state(name: str, charge: int, spin: int, count: int, seed: np.random.SeedSequence) -> Iterator[Frame]:
+def _state(name: str, charge: int, spin: int, count: int, seed: np.random.SeedSequence) -> list[Frame]:
+    found = []
     for number, own in enumerate(seed.spawn(count)):
         rng = np.random.default_rng(own)
         atoms = molecule(name)
@@ -61,4 +63,24 @@ def _state(name: str, charge: int, spin: int, count: int, seed: np.random.SeedSe
         except RuntimeError:  # no self-consistent solution: such a label would mean nothing
             continue
         if frame is not None:
-            yield frame
+            found.append(frame)
+    return _of_one_electronic_state(found)
+
+
+def _of_one_electronic_state(frames: list[Frame]) -> list[Frame]:
+    """The frames whose energies differ by what their forces say.
+
+    Self-consistency ends in another electronic state now and then, mostly of ions: eV away from rattles next to it. The
+    state that most frames agree on stays; of states with as many frames, the lowest.
+    """
+    if not frames:
+        return []
+    agree = np.array([[_jump(one, other) < LARGEST_JUMP for other in frames] for one in frames])
+    first = min(range(len(frames)), key=lambda place: (-int(agree[place].sum()), frames[place].energy))
+    return [frame for frame, same in zip(frames, agree[first], strict=True) if same]
+
+
+def _jump(one: Frame, other: Frame) -> float:
+    """What the difference of two energies is beyond that of the mean force along the way, eV."""
+    way = other.atoms.positions - one.atoms.positions
+    return abs(other.energy - one.energy + float(((one.forces + other.forces) / 2 * way).sum()))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from ase.io import read
 
+from janus_train.check_data import check
+
 PATH = files("janus_train.data") / "bundled.extxyz.gz"
 
 
@@ -70,3 +72,8 @@ def test_stress_is_symmetric(frames):
         if atoms.pbc.all():
             stress = atoms.get_stress(voigt=False)
             assert np.abs(stress - stress.T).max() < 1e-7
+
+
+def test_nothing_in_it_is_suspicious():
+    report = check(None, [])
+    assert not report.suspicious, report.text
