@@ -71,7 +71,7 @@ def _talks() -> bool:
 
 @app.command()
 def train(settings: Settings = None) -> None:
-    """Train. With nothing given: the nano preset on the bundled data set, about ten minutes on two cores."""
+    """Train. With nothing given: the nano preset on the bundled data set, ten to eighteen minutes on two cores."""
     from janus_train.config import load_config
     from janus_train.run import train as train_run
 
