@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64
 
 from janus_train.data.chosen import Column
+from janus_train.data.on_demand import OnDemand
 
 Draws = tuple[int, float]
 """So many frames that follow each other, and how often each is drawn in an epoch."""
@@ -16,7 +16,7 @@ Draws = tuple[int, float]
 _AT_A_TIME = 1 << 20
 
 
-class Batches(Sequence[np.ndarray]):
+class Batches(OnDemand[np.ndarray]):
     """The batches of an epoch: its frames in order, and where each batch begins.
 
     Args:
@@ -30,20 +30,8 @@ class Batches(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, number: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, number: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(number, slice):
-            return [self[at] for at in range(*number.indices(len(self)))]
-        at = number + (len(self) if number < 0 else 0)
-        if not 0 <= at < len(self):
-            raise IndexError(f"batch {number} of {len(self)}")
-        return self._order[self._starts[at] : self._starts[at + 1]].astype(np.int64)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[number] for number in range(len(self)))
+    def _item(self, place: int) -> np.ndarray:
+        return self._order[self._starts[place] : self._starts[place + 1]].astype(np.int64)
 
 
 def epoch_batches(costs: Column, budget: int, seed: int, epoch: int, draws: Sequence[Draws] = ()) -> Batches:

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from janus_train.data.columns import Columns, columns_of
 from janus_train.data.frame import LABELS, Frame, fingerprint
+from janus_train.data.on_demand import OnDemand, part_and_row, starts_of
 from janus_train.data.store import Store
 
 _AT_A_TIME = 1 << 20
@@ -50,7 +51,7 @@ class ChosenColumn:
 
     def __init__(self, parts: Sequence[tuple[Any, np.ndarray]]) -> None:
         self._parts = parts
-        self._starts = np.concatenate([[0], np.cumsum([len(rows) for _, rows in parts])]).astype(np.int64)
+        self._starts = starts_of([len(rows) for _, rows in parts])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -97,7 +98,7 @@ class TaskSummary:
     elements: set[int] = field(default_factory=set)
 
 
-class ChosenFrames(Sequence[Frame]):
+class ChosenFrames(OnDemand[Frame]):
     """Frames of several shelves, one after the other, their structures numbered by the place of their task.
 
     Args:
@@ -108,28 +109,16 @@ class ChosenFrames(Sequence[Frame]):
     def __init__(self, parts: Sequence[Chosen], tasks: Sequence[str]) -> None:
         self.parts = tuple(parts)
         self._task_numbers = {name: place for place, name in enumerate(tasks)}
-        self._starts = np.concatenate([[0], np.cumsum([len(part.rows) for part in parts])]).astype(np.int64)
+        self._starts = starts_of([len(part.rows) for part in parts])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    @overload
-    def __getitem__(self, place: int) -> Frame: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Frame]: ...
-    def __getitem__(self, place: int | slice) -> Frame | list[Frame]:
-        if isinstance(place, slice):
-            return [self[at] for at in range(*place.indices(len(self)))]
-        at = int(place) + (len(self) if place < 0 else 0)
-        if not 0 <= at < len(self):
-            raise IndexError(f"frame {place} of {len(self)}")
-        number = int(np.searchsorted(self._starts, at, side="right")) - 1
+    def _item(self, place: int) -> Frame:
+        number, row = part_and_row(self._starts, place)
         part = self.parts[number]
-        frame = part.shelf.frames[int(part.rows[at - self._starts[number]])]
+        frame = part.shelf.frames[int(part.rows[row])]
         return replace(frame, structure=replace(frame.structure, task=self._task_numbers[frame.task]))
-
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[place] for place in range(len(self)))
 
     @cached_property
     def summary(self) -> dict[str, TaskSummary]:

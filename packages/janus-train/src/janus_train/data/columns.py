@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int16, Int32, Int64, UInt8, UInt64
 
 from janus_train.data.frame import LABELS, Frame
+from janus_train.data.on_demand import starts_of
 
 SPLITS = ("", "train", "val", "test")
 """What a split's number stands for; marks that are none of these count as no mark."""
@@ -106,7 +107,7 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
         group=np.array([checksum(frame.group) for frame in frames], dtype=np.uint64),
         labels=np.array([sum(label_bit(label) for label in LABELS if frame.has(label)) for frame in frames], np.uint8),
         energy=np.array([np.nan if frame.energy is None else frame.energy for frame in frames], dtype=np.float64),
-        first=np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64),
+        first=starts_of(sizes),
         element=np.concatenate([np.zeros(0), *(elements for elements, _ in contents)]).astype(np.uint8),
         count=np.concatenate([np.zeros(0), *(counts for _, counts in contents)]).astype(np.int32),
         tasks=tuple(tasks),
@@ -146,7 +147,7 @@ def ragged(
     """For some rows of unequal length: where each begins among those taken, and places of all their entries."""
     starts = np.asarray(first[rows])
     sizes = np.asarray(first[np.asarray(rows) + 1]) - starts
-    begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    begins = starts_of(sizes)
     return begins, np.repeat(starts - begins[:-1], sizes) + np.arange(begins[-1])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from janus_graph.packing import StructureSizes, structure_sizes
 from janus_train.data.chosen import Chosen, ChosenColumn, ChosenFrames, Column
 from janus_train.data.frame import Frame
+from janus_train.data.on_demand import OnDemand, part_and_row, starts_of
 from janus_train.data.store import Store, StoredSizes, measure_sizes, stored_sizes
 
 
@@ -90,28 +91,21 @@ def _part_sizes(part: Chosen, cutoff: float, near_cutoff: float) -> tuple[Any, .
     return columns.atoms, sizes.edges, sizes.near_pairs, elements, entries
 
 
-class _ByElement(Sequence[np.ndarray]):
+class _ByElement(OnDemand[np.ndarray]):
     """Atoms and edges by element of chosen frames, put together where they are asked for."""
 
     def __init__(self, frames: ChosenFrames, element_edges: Sequence[np.ndarray]) -> None:
         self._columns = [part.shelf.columns for part in frames.parts]
         self._edges = element_edges
         self._rows = [part.rows for part in frames.parts]
-        self._starts = np.concatenate([[0], np.cumsum([len(rows) for rows in self._rows])]).astype(np.int64)
+        self._starts = starts_of([len(rows) for rows in self._rows])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    @overload
-    def __getitem__(self, place: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, place: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(place, slice):
-            return [self[at] for at in range(*place.indices(len(self)))]
-        number = int(np.searchsorted(self._starts, place, side="right")) - 1
-        row = int(self._rows[number][place - self._starts[number]])
-        columns = self._columns[number]
+    def _item(self, place: int) -> np.ndarray:
+        number, at = part_and_row(self._starts, place)
+        row, columns = int(self._rows[number][at]), self._columns[number]
         entries = slice(int(columns.first[row]), int(columns.first[row + 1]))
         found = [columns.element[entries], columns.count[entries], self._edges[number][entries]]
         return np.stack([np.asarray(values, dtype=np.int32) for values in found])

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, UInt64
 
 from janus_train.data.columns import SPLITS, Columns, formulas, mixed
+from janus_train.data.on_demand import starts_of
 from janus_train.failure import UserError
 
 Mask = Bool[np.ndarray, "rows"]
@@ -39,7 +40,8 @@ def set_aside(shelves: Sequence[Columns], by: str, fraction: float, seed: int) -
     Raises:
         UserError: there is one group only.
     """
-    lots = [_lots(columns, by, start, seed) for columns, start in zip(shelves, _starts(shelves), strict=True)]
+    starts = starts_of([len(columns) for columns in shelves])
+    lots = [_lots(columns, by, start, seed) for columns, start in zip(shelves, starts[:-1].tolist(), strict=True)]
     choice = [~marked(columns, "test") for columns in shelves]
     # Lots are spread evenly, so that a sixteenth of their range at a time needs a sixteenth of the memory.
     sizes = [len(_distinct(lots, choice, part)) for part in range(_PARTS)]
@@ -76,7 +78,3 @@ def _distinct(lots: Sequence[np.ndarray], masks: Sequence[Mask], part: int) -> n
     return np.unique(
         np.concatenate([lot[mask & (lot >= low) & (lot <= high)] for lot, mask in zip(lots, masks, strict=True)])
     )
-
-
-def _starts(shelves: Sequence[Columns]) -> list[int]:
-    return [sum(len(columns) for columns in shelves[:place]) for place in range(len(shelves))]

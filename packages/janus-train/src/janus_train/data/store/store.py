@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
-
-import numpy as np
+from typing import Any
 
 from janus_train.data.columns import COLUMN_NAMES, Columns
 from janus_train.data.files import STORE_FILE, is_store
 from janus_train.data.frame import LABELS, Frame
+from janus_train.data.on_demand import OnDemand, part_and_row, starts_of
 from janus_train.data.store.codec import decode_frame
 from janus_train.data.store.files import FORMAT, mapped
 from janus_train.data.store.shards import ShardFiles
 from janus_train.failure import UserError
 
 
-class Store(Sequence[Frame]):
+class Store(OnDemand[Frame]):
     """The frames of a converted set: a sequence of which nothing is in memory but what was asked for.
 
     Any number of processes may read one; a process opens it once.
@@ -49,7 +47,7 @@ class Store(Sequence[Frame]):
         self.fingerprint: str = about["fingerprint"]
         self._default_task = default_task
         self._about = about
-        self._starts = np.concatenate([[0], np.cumsum(about["shards"])]).astype(np.int64)
+        self._starts = starts_of(about["shards"])
         self.columns = Columns(
             **{name: mapped(path / f"{name}.npy") for name in COLUMN_NAMES},
             tasks=tuple(name or default_task for name in about["tasks"]),
@@ -60,22 +58,9 @@ class Store(Sequence[Frame]):
     def __len__(self) -> int:
         return len(self.columns)
 
-    @overload
-    def __getitem__(self, place: int) -> Frame: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Frame]: ...
-    def __getitem__(self, place: int | slice) -> Frame | list[Frame]:
-        if isinstance(place, slice):
-            return [self[row] for row in range(*place.indices(len(self)))]
-        row = int(place) + (len(self) if place < 0 else 0)
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {place} of {len(self)}")
-        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-        frame = decode_frame(self._files.value(shard, row - int(self._starts[shard])))
+    def _item(self, place: int) -> Frame:
+        frame = decode_frame(self._files.value(*part_and_row(self._starts, place)))
         return frame if frame.task else replace(frame, task=self._default_task)
-
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[row] for row in range(len(self)))
 
     @property
     def shards(self) -> tuple[range, ...]:
