@@ -6,8 +6,9 @@ import torch
 from janus_comm import SingleRank, make_mesh
 from janus_train import load_config
 from janus_train.data.batch import FrameSource
-from janus_train.memory_plan import largest_step, plan_memory
+from janus_train.memory_plan import plan_memory
 from janus_train.recipes.matris_sharding import matris_sharding
+from janus_train.trial import largest_step
 from test_sharded_step import BATCHES, MODEL, STATISTICS
 
 SHARDING = matris_sharding(MODEL, STATISTICS, 0)

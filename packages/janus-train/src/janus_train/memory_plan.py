@@ -7,20 +7,19 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from janus_comm import Communicator, Mesh
 from janus_moe.planner import plan_experts
 from janus_train.config import Config
 from janus_train.data.batch import FrameSource
-from janus_train.data.batching import epoch_batches
 from janus_train.data.unit_batch import unit_batch
 from janus_train.plan.memory import bytes_held
 from janus_train.plan.workload import workload_of_part
 from janus_train.recipes import Sharding
 from janus_train.sharded import expert_costs
 from janus_train.strategy import Strategy
+from janus_train.trial import largest_step
 
 # Of a device, or of a rank's share of the host: the rest is for the program itself, and for what allocators waste.
 _USABLE = 0.8
@@ -105,17 +104,6 @@ def plan_memory(
         strategy = replace(way, pass_edges=config.data.pass_edges)
         plans.append(MemoryPlan(strategy, sum(most.values()), available, most))
     return next((plan for plan in plans if plan.fits), min(plans, key=lambda plan: plan.needed))
-
-
-def largest_step(source: FrameSource, config: Config) -> list[int]:
-    """The frames of that step of the first epoch which has most edges; of one pass, where steps have several."""
-    batches = epoch_batches(source.edges, config.data.batch_edges, config.run.seed, 0, source.draws)
-    ranks = config.mesh.replica * config.mesh.unit
-    if config.data.pass_edges is not None and config.data.pass_edges * ranks < config.data.batch_edges:
-        batches = epoch_batches(source.edges, config.data.pass_edges * ranks, config.run.seed, 0, source.draws)
-    largest: np.ndarray = max(batches, key=lambda batch: int(source.edges[batch].sum()))
-    places: list[int] = largest.tolist()
-    return places
 
 
 def available_bytes(asked: float | None, device: torch.device, world: Communicator) -> int:

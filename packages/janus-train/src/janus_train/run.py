@@ -110,9 +110,9 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
         data, statistics, recipe = ready.data, ready.statistics, ready.recipe
         torch.use_deterministic_algorithms(config.run.deterministic)
         # One process looks for the edges of stores that nobody has looked for yet; the others find them there.
-        _agreed(world, lambda: _measured(data, recipe) if world.rank == 0 else True)
+        _agreed(world, lambda: _measure_stores(data, recipe) if world.rank == 0 else None)
         train = FrameSource(data.train, recipe.cutoff, recipe.near_cutoff, data.draws)
-        _agreed(world, lambda: _compared(recipe, launched.device))
+        _agreed(world, lambda: recipe.check(launched.device))
         loss = make_loss(config.loss, data.tasks)
         notes: list[str] = []
         step = make_step(config, recipe, loss, train, mesh, launched.device, accounting, notes.append)
@@ -133,7 +133,7 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
         if world.rank == 0:
             write_about(directory, config, job, None if state.progress.step else (data, statistics))
         display = make_display(world.rank, config.run.max_steps, state.progress.step)
-        (log,) = _agreed(world, lambda: (_open_log(directory, config, state, display) if world.rank == 0 else None,))
+        log = _agreed(world, lambda: _open_log(directory, config, state, display) if world.rank == 0 else None)
         checkpoints = Checkpoints(
             directory / "checkpoints", launched.world, config.run.keep_checkpoints,
             config.run.checkpoint_in_background, display.say,
@@ -173,13 +173,12 @@ def _open_log(directory: Path, config: Config, state: TrainingState, display: Di
 
 def _agreed(world: Communicator, prepare: Callable[[], T]) -> T:
     """What `prepare` gives, if it gives it on every rank; else its error, on every rank."""
-    error, value = None, None
     try:
         value = prepare()
-    except Exception as raised:  # noqa: BLE001  it is raised again, here and on all other ranks
-        error = raised
-    agree(world, error)
-    assert value is not None
+    except Exception as error:
+        agree(world, error)
+        raise
+    agree(world, None)
     return value
 
 
@@ -204,12 +203,6 @@ def _prepare(config: Config, makers: _Makers, resumed: Path | None) -> _Prepared
     recipe = _rounded(recipe, config)
     freeze(recipe.model, config.start.freeze)
     return _Prepared(data, statistics, recipe, given)
-
-
-def _compared(recipe: Recipe, device: torch.device) -> bool:
-    """What computes fast computes what it should."""
-    recipe.check(device)
-    return True
 
 
 def _rounded(recipe: Recipe, config: Config) -> Recipe:
@@ -239,10 +232,9 @@ def _open_start(config: Config, opener: StartOpener | None, resumed: Path | None
     return opener(config.start, shared)
 
 
-def _measured(data: DataSet, recipe: Recipe) -> bool:
+def _measure_stores(data: DataSet, recipe: Recipe) -> None:
     for frames in (data.train, data.val):
         measure_stores(frames, recipe.cutoff, recipe.near_cutoff)
-    return True
 
 
 def _where(world: Communicator, config: Config, job: Job, resumed: Path | None) -> tuple[Path, Path | None]:
