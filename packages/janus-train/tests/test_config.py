@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from janus_train.config import Config, config_schema, known_keys, load_config, save_config
+from janus_train.config import (
+    Config,
+    config_schema,
+    file_and_settings,
+    known_keys,
+    load_config,
+    save_config,
+    with_data_files,
+)
 from janus_train.data.load import load_data
 from janus_train.failure import UserError
 
@@ -79,3 +87,13 @@ def test_validation_frames_may_come_from_a_file_of_their_own(tmp_path: Path):
     )
     assert len(data.val) == 5
     assert all(frame.split == "train" for frame in data.train)
+
+
+def test_words_of_a_command_are_a_file_settings_and_data_however_their_paths_are_written():
+    words = with_data_files(["./a.extxyz", "my.yaml", "loss.stress=0", "old-data/"])
+    path, settings = file_and_settings(words)
+    assert path == Path("my.yaml")
+    assert settings == ["loss.stress=0", 'data.train=["./a.extxyz", "old-data/"]']
+    assert file_and_settings(with_data_files([])) == (None, [])
+    with pytest.raises(UserError, match=r"one configuration file at most, got a.yaml, b.yaml"):
+        file_and_settings(["a.yaml", "b.yaml"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,11 +71,10 @@ def _talks() -> bool:
 @app.command()
 def train(settings: Settings = None) -> None:
     """Train. With nothing given: the nano preset on the bundled data set, ten to eighteen minutes on two cores."""
-    from janus_train.config import load_config
+    from janus_train.config import file_and_settings, load_config
     from janus_train.run import train as train_run
 
-    config_path, overrides = _config_and_overrides(settings or [])
-    train_run(load_config(config_path, overrides), *_matris())
+    train_run(load_config(*file_and_settings(settings or [])), *_matris())
 
 
 @app.command()
@@ -204,12 +202,9 @@ def prune(
 def check_data(settings: Settings = None, as_json: JsonFlag = False) -> None:
     """Read the data a configuration asks for (or the files given) and print what they hold; code 3: suspicious."""
     from janus_train.check_data import check
+    from janus_train.config import file_and_settings, with_data_files
 
-    paths = [Path(text) for text in settings or [] if "=" not in text and not text.endswith((".yaml", ".yml"))]
-    rest = [text for text in settings or [] if text not in map(str, paths)]
-    if paths:
-        rest.append(f"data.train={json.dumps([str(path) for path in paths])}")
-    report = check(*_config_and_overrides(rest))
+    report = check(*file_and_settings(with_data_files(settings or [])))
     print(json.dumps(report.content, indent=2) if as_json else report.text)
     if report.suspicious:
         raise typer.Exit(3)
@@ -256,11 +251,11 @@ def plan(
 ) -> None:
     """Foretell what a training step will need: memory, bytes sent, operations and time, on any number of devices."""
     _matris()
-    from janus_train.config import load_config
+    from janus_train.config import file_and_settings, load_config
     from janus_train.plan.command import Request, run_plan
 
     request = Request(machine, data, save_statistics, scaling, devices, plot)
-    report = run_plan(load_config(*_config_and_overrides(settings or [])), request)
+    report = run_plan(load_config(*file_and_settings(settings or [])), request)
     print(json.dumps(report.content, indent=2) if as_json else report.text)
 
 
@@ -280,13 +275,6 @@ def schema() -> None:
     from janus_train.config import config_schema
 
     print(json.dumps(config_schema(), indent=2))
-
-
-def _config_and_overrides(settings: Sequence[str]) -> tuple[Path | None, list[str]]:
-    files = [text for text in settings if "=" not in text]
-    if len(files) > 1:
-        raise UserError(f"one configuration file at most, got {', '.join(files)}; settings are written key=value")
-    return (Path(files[0]) if files else None), [text for text in settings if "=" in text]
 
 
 def _matris() -> tuple[RecipeMaker, StartOpener]:

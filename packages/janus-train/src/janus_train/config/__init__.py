@@ -2,7 +2,14 @@
 
 from janus_train.config.config import Config
 from janus_train.config.data import DataConfig, KeyNames, SourceConfig
-from janus_train.config.files import config_schema, known_keys, load_config, save_config
+from janus_train.config.files import (
+    config_schema,
+    file_and_settings,
+    known_keys,
+    load_config,
+    save_config,
+    with_data_files,
+)
 from janus_train.config.model import STARTED, ModelConfig, RouterConfig
 from janus_train.config.references import ReferencesConfig, TaskReferences
 from janus_train.config.section import Section
@@ -37,7 +44,9 @@ __all__ = [
     "TaskReferences",
     "WatchConfig",
     "config_schema",
+    "file_and_settings",
     "known_keys",
     "load_config",
     "save_config",
+    "with_data_files",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,25 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, path)) from error
+
+
+def file_and_settings(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The configuration file and the settings among the words of a command.
+
+    Raises:
+        UserError: several files.
+    """
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise UserError(f"one configuration file at most, got {', '.join(files)}; settings are written key=value")
+    return (Path(files[0]) if files else None), [word for word in words if "=" in word]
+
+
+def with_data_files(words: Sequence[str]) -> list[str]:
+    """The same words, where those that name data, and no YAML file, have become the setting `data.train`."""
+    paths = [word for word in words if "=" not in word and not word.endswith((".yaml", ".yml"))]
+    rest = [word for word in words if word not in paths]
+    return [*rest, f"data.train={json.dumps(paths)}"] if paths else rest
 
 
 def save_config(config: Config, path: Path) -> None:

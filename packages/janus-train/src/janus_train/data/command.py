@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -72,19 +71,12 @@ def measure(
 
 
 def _conversion(sources: Sequence[str], cutoff: float | None, near_cutoff: float | None) -> Conversion:
-    from janus_train.config import load_config
+    from janus_train.config import file_and_settings, load_config, with_data_files
     from janus_train.data.store import Conversion
 
     if (cutoff is None) != (near_cutoff is None):
         raise UserError("--cutoff and --near-cutoff belong together; give both, or neither to count edges later")
-    settings = [text for text in sources if "=" in text]
-    files = [text for text in sources if text.endswith((".yaml", ".yml"))]
-    paths = [text for text in sources if text not in settings and text not in files]
-    if len(files) > 1:
-        raise UserError(f"one configuration file at most, got {', '.join(files)}")
-    if paths:
-        settings.append(f"data.train={json.dumps(paths)}")
-    data = load_config(Path(files[0]) if files else None, settings).data
+    data = load_config(*file_and_settings(with_data_files(sources))).data
     if data.train is None:
         raise UserError("nothing to convert; name files or directories, or a YAML file with data.train")
     return Conversion(
