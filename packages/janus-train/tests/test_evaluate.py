@@ -1,6 +1,7 @@
 """Errors of predictions: sums and counts, by task, element and group, the same on any number of ranks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,7 +92,26 @@ def by_hand(pairs) -> dict:
     for name, values in errors.items():
         expected[f"{name}_mae"] = sum(map(abs, values)) / len(values) if values else None
         expected[f"{name}_rmse"] = math.sqrt(sum(x * x for x in values) / len(values)) if values else None
+    expected["energy_shift"] = sum(errors["energy"]) / len(errors["energy"]) if errors["energy"] else None
     return {**expected, "forces_mae_zero": sum(zero) / len(zero) if zero else None, "magmoms_mae": None}
+
+
+def test_a_constant_added_to_the_energies_of_a_group_is_its_shift():
+    pairs = [frame_and_prediction(n, "salts", f"g{n % 2}", frozenset(["energy"])) for n in range(6)]
+    source = FrameSource([frame for frame, _ in pairs], 2.0, 1.0)
+
+    def groups(constant: float) -> dict:
+        moved = [
+            replace(found, energy=found.energy + constant * len(frame.structure) * (frame.group == "g1"))
+            for frame, found in pairs
+        ]
+        return evaluate(enumerate(moved), source, SingleRank()).groups
+
+    before, after = groups(0.0), groups(-0.25)
+    assert after["salts/g0"] == before["salts/g0"]
+    moved = after["salts/g1"]["energy_shift"] - before["salts/g1"]["energy_shift"]
+    assert moved == pytest.approx(-0.25, rel=1e-9)
+    assert f"{1000 * after['salts/g1']['energy_shift']:.1f}" in groups_table(after)
 
 
 def test_tables_of_text_show_the_worst_groups_first_and_say_how_many_are_not_shown():

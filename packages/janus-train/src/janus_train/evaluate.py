@@ -20,8 +20,8 @@ from janus_train.data.frame import Frame
 T = TypeVar("T")
 
 _COLUMNS = (
-    "energy_abs", "energy_square", "energy_count", "forces_abs", "forces_square", "forces_zero", "forces_length",
-    "forces_atoms", "stress_abs", "stress_square", "stress_count", "magmoms_abs", "magmoms_count",
+    "energy_error", "energy_abs", "energy_square", "energy_count", "forces_abs", "forces_square", "forces_zero",
+    "forces_length", "forces_atoms", "stress_abs", "stress_square", "stress_count", "magmoms_abs", "magmoms_count",
 )  # fmt: skip
 
 # Points of a parity plot of force components that are kept for a task; more would only be drawn over each other.
@@ -44,7 +44,8 @@ class Evaluation:
 
     Attributes:
         tasks: by task, numbers of structures and atoms, MAE and RMSE of energy (eV/atom), forces (eV/Å, by component)
-            and stress (eV/Å³), and `forces_mae_zero`, the force MAE of a model that predicts no forces.
+            and stress (eV/Å³), `energy_shift`, the mean of predicted minus true energies (eV/atom), and
+            `forces_mae_zero`, the force MAE of a model that predicts no forces.
         sums: by task and property, the sum of the errors that the loss has terms for, and how many there are.
         elements: by symbol, number of atoms with forces and their force MAE.
         parity: label and prediction side by side, by "property/task": energy per atom (without references), force
@@ -162,7 +163,7 @@ def _errors(frame: Frame, found: Prediction) -> np.ndarray:
     row = dict.fromkeys(_COLUMNS, 0.0)
     if frame.energy is not None:
         error = (found.energy - frame.energy) / len(frame.structure)
-        row |= {"energy_abs": abs(error), "energy_square": error**2, "energy_count": 1}
+        row |= {"energy_error": error, "energy_abs": abs(error), "energy_square": error**2, "energy_count": 1}
     if frame.forces is not None and found.forces is not None:
         errors = found.forces - frame.forces
         row |= {
@@ -204,6 +205,7 @@ def _table(errors: np.ndarray, places: list[int], atoms: Column) -> dict[str, An
         "atoms": int(atoms[places].sum()),
         "energy_mae": mean("energy_abs", "energy_count"),
         "energy_rmse": root_mean("energy_square", "energy_count"),
+        "energy_shift": mean("energy_error", "energy_count"),
         "forces_mae": mean("forces_abs", "forces_atoms"),
         "forces_rmse": root_mean("forces_square", "forces_atoms"),
         "forces_mae_zero": mean("forces_zero", "forces_atoms"),
