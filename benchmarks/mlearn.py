@@ -60,14 +60,12 @@ def train(ranks: int, command: list[str]) -> None:
     )
 
 
-def errors_of_kinds(model: Path, frames: list[Atoms], folder: Path) -> dict[str, dict[str, Errors]]:
-    """By element, errors of each kind of configuration, and of all under an empty name."""
+def errors_of_elements(model: Path, frames: list[Atoms], folder: Path) -> dict[str, Errors]:
+    """By element, errors of all its frames and of each kind of configuration, as `evaluate` gives them."""
     found = {}
     for element in ELEMENTS:
         write(path := folder / f"{element}.extxyz", [a for a in frames if a.info["element"] == element])
-        tables = evaluate_files(model, [path], None, "group")
-        [errors] = tables["tasks"].values()
-        found[element] = {"": errors, **{name.partition("/")[2]: own for name, own in tables["groups"].items()}}
+        found[element] = evaluate_files(model, [path], None, "group")
     return found
 
 
@@ -76,14 +74,14 @@ def four(errors: Errors) -> tuple[float, ...]:
     return 1000 * errors["energy_mae"], 1000 * errors["energy_rmse"], errors["forces_mae"], errors["forces_rmse"]
 
 
-def kinds_table(found: dict[str, dict[str, Errors]]) -> str:
+def kinds_table(found: dict[str, Errors]) -> str:
     """Shifts and errors by kind: a kind whose energies are all off together hides in the errors over all."""
     lines = ["| | | frames | energy shift, MAE, meV/atom | force MAE, eV/Å |", "|---|---|---|---|---|"]
-    for element, kinds in found.items():
-        for kind, own in kinds.items():
-            if kind:
-                energies = f"{1000 * own['energy_shift']:+.1f}, {1000 * own['energy_mae']:.1f}"
-                lines.append(f"| {element} | {kind} | {own['structures']} | {energies} | {own['forces_mae']:.4f} |")
+    for element, tables in found.items():
+        for name, own in tables["groups"].items():
+            energies = f"{1000 * own['energy_shift']:+.1f}, {1000 * own['energy_mae']:.1f}"
+            kind = name.partition("/")[2]
+            lines.append(f"| {element} | {kind} | {own['structures']} | {energies} | {own['forces_mae']:.4f} |")
     return "\n".join(lines)
 
 
@@ -123,9 +121,9 @@ def main() -> None:
     if not arguments.val_only:
         judged = read(arguments.data / "test.extxyz.gz", ":")
     with tempfile.TemporaryDirectory() as folder:
-        kinds = errors_of_kinds(directory, judged, Path(folder))
-    found = {element: four(own[""]) for element, own in kinds.items()}
-    print(f"{table(found)}\n\n{kinds_table(kinds)}")
+        tables = errors_of_elements(directory, judged, Path(folder))
+    found = {element: four(*own["tasks"].values()) for element, own in tables.items()}
+    print(f"{table(found)}\n\n{kinds_table(tables)}")
     print(json.dumps({
         "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "ranks": arguments.ranks,
         "minutes": minutes,

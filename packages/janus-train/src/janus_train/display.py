@@ -154,8 +154,7 @@ def errors_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         energy = _milli(errors["energy_mae"])
         stress = _milli(errors["stress_mae"])
         rows.append([task, str(errors["structures"]), energy, _milli(forces), _milli(zero), ratio, stress])
-    header, *lines = _aligned(rows)
-    return "\n".join([header, "─" * len(header), *lines])
+    return "\n".join(_ruled(rows))
 
 
 def groups_table(groups: Mapping[str, Mapping[str, Any]], most: int = 20) -> str:
@@ -175,16 +174,14 @@ def groups_table(groups: Mapping[str, Mapping[str, Any]], most: int = 20) -> str
         errors = groups[name]
         values = [_milli(errors[key]) for key in ("energy_mae", "energy_shift", "forces_mae", "forces_mae_zero")]
         rows.append([name, str(errors["structures"]), *values, _milli(errors["stress_mae"])])
-    header, *lines = _aligned(rows)
-    table = "\n".join([header, "─" * len(header), *lines])
+    table = "\n".join(_ruled(rows))
     return f"{table}\n{len(groups) - most} more groups have smaller errors" if len(groups) > most else table
 
 
 def elements_table(elements: Mapping[str, Mapping[str, Any]]) -> str:
     """The force errors of every element as a table of plain text."""
     rows = [[symbol, f"{row['atoms']:,}", _milli(row["forces_mae"])] for symbol, row in elements.items()]
-    header, *lines = _aligned([["element", "atoms", "F MAE meV/Å"], *rows])
-    return "\n".join([header, "─" * len(header), *lines])
+    return "\n".join(_ruled([["element", "atoms", "F MAE meV/Å"], *rows]))
 
 
 def coverage_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
@@ -231,9 +228,8 @@ def physics_table(card: Mapping[str, Any]) -> str:
             if isinstance(value, dict) and "failed" in value
         ]
         oddities += [f"{task}: {text}" for text in failed]
-    header, *lines = _aligned(rows)
     notices = [*oddities, *(f"notice: {notice}" for notice in card["notices"])]
-    return "\n".join([header, "─" * len(header), *lines, *notices])
+    return "\n".join([*_ruled(rows), *notices])
 
 
 def benchmark_table(judgement: Judgement) -> str:
@@ -242,8 +238,7 @@ def benchmark_table(judgement: Judgement) -> str:
     lines += _aligned([[name, _shown(value)] for name, value in _flat("", judgement.summary)])
     if judgement.rows:
         names = list(judgement.rows[0])
-        header, *table = _aligned([names, *([_shown(row[name]) for name in names] for row in judgement.rows)])
-        lines += ["", header, "─" * len(header), *table]
+        lines += ["", *_ruled([names, *([_shown(row[name]) for name in names] for row in judgement.rows)])]
     return "\n".join([*lines, *(f"notice: {notice}" for notice in judgement.notices)])
 
 
@@ -272,6 +267,12 @@ def _aligned(rows: list[list[str]]) -> list[str]:
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def _ruled(rows: list[list[str]]) -> list[str]:
+    """The same with a rule under the first row, which names the columns."""
+    header, *lines = _aligned(rows)
+    return [header, "─" * len(header), *lines]
 
 
 def _milli(value: float | None) -> str:

@@ -105,9 +105,6 @@ def _groups(run: Run) -> str:
     return markup.fold(title, f"<div>{_errors_table({name: run.groups[name] for name in worst}, 'group')}</div>")
 
 
-_MILLI = ("energy_mae", "energy_rmse", "energy_shift", "forces_mae", "forces_rmse")
-
-
 def _errors_table(tasks: Mapping[str, Mapping[str, Any]], name: str = "task") -> str:
     """Errors by task, or by what else has some."""
     magmoms = any(not np.isnan(as_number(errors.get("magmoms_mae"))) for errors in tasks.values())
@@ -119,7 +116,8 @@ def _errors_table(tasks: Mapping[str, Mapping[str, Any]], name: str = "task") ->
     for task, errors in tasks.items():
         forces, zero = errors.get("forces_mae"), errors.get("forces_mae_zero")
         row = [task, whole(errors.get("structures")), whole(errors.get("atoms"))]
-        row += [milli(errors.get(key)) for key in _MILLI]
+        row += [milli(errors.get(f"energy_{kind}")) for kind in ("mae", "rmse", "shift")]
+        row += [milli(errors.get(f"forces_{kind}")) for kind in ("mae", "rmse")]
         row += [milli(zero), ratio(forces, zero), milli(errors.get("stress_mae"))]
         rows.append(row + [milli(errors.get("magmoms_mae"))] * magmoms)
     return markup.table(header, rows)
