@@ -87,9 +87,9 @@ def on_rank(world: Communicator, source: FrameSource, config: Any, strategy: Str
     share = prepared.passes[0]
     kinds = bytes_held(
         step.sharding.shape(tuple(step.weights)), workload_of_part(share.part, share.cut), step.plan(share), world.rank,
-        route=strategy.route, checkpoint=strategy.checkpoint,
+        route=strategy.route, checkpoint=strategy.checkpoint, kept={},
     )  # fmt: skip
-    planned = sum(count for kind, count in kinds.items() if kind not in ("parameters", "optimiser", "moving mean"))
+    planned = sum(count for kind, count in kinds.items() if kind != "parameters")
     forget_peak()
     before, began = memory("VmRSS"), time.perf_counter()
     result = step.gradients(prepared)

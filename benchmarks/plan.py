@@ -34,7 +34,7 @@ from janus_moe.planner import plan_experts
 from janus_train.data.load import bundled_frames
 from janus_train.plan.expected import unit_workloads
 from janus_train.plan.machine import Machine, load_machine
-from janus_train.plan.memory import bytes_held
+from janus_train.plan.memory import bytes_held, kept_for_parameters
 from janus_train.plan.scaling import LARGEST, strong_scaling, weak_scaling
 from janus_train.plan.statistics import DataStatistics, data_statistics
 from janus_train.plan.step import Layout, StepPlan, flops_of_ranks, plan_step
@@ -150,7 +150,7 @@ def measured_rows(presets: list[str], edges: int, rounds: int) -> Iterator[dict[
         rows = rows_of_layers([work], shape.layers)
         experts = plan_experts(rows, shape.selection, shape.experts, shape.expert_hidden, cost_of_experts(config))
         (flops,) = flops_of_ranks(shape, [work], experts.load.pairs.sum(0).tolist())
-        memory = bytes_held(shape, work, experts, 0, moving_mean=False)
+        memory = bytes_held(shape, work, experts, 0, kept=kept_for_parameters(False, False))
         (sent,) = bytes_sent(shape, [work], experts)
         planned = seconds_of_a_step(
             shape, machine, flops=flops, memory=memory, sent=sent, unit=1, replicas=1, regather=False
@@ -170,7 +170,7 @@ def published_rows(data: DataStatistics) -> Iterator[dict[str, Any]]:
     shape = matris_shape(preset_config("L"), data.atoms_of_element(119), chained=True)
     for name, row in PUBLISHED.items():
         machine = load_machine(name)
-        layout = Layout(replicas=row["devices"] // UNIT, unit=UNIT, moving_mean=False)
+        layout = Layout(replicas=row["devices"] // UNIT, unit=UNIT)
         of_edge = flops_of_an_edge(plan_step(shape, data, 5000 * row["devices"], layout, machine))
         wanted = (PUBLISHED["cnis"]["seconds"] * PUBLISHED["cnis"]["of_peak"] * load_machine("cnis").peak_tflops) * 1e12
         edges = round(wanted / of_edge)

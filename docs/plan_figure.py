@@ -19,7 +19,7 @@ def main() -> None:
     config = preset_config("L")
     data = data_statistics([frame.structure for frame in bundled_frames()], config.cutoff, config.near_cutoff)
     shape = matris_shape(config, data.atoms_of_element(119), chained=True)
-    layout, machine = Layout(replicas=LARGEST // 8, unit=8, moving_mean=False), load_machine("cnis")
+    layout, machine = Layout(replicas=LARGEST // 8, unit=8), load_machine("cnis")
     edges = EDGES_A_DEVICE * LARGEST
     strong = strong_scaling(shape, data, edges, layout, machine)[2:]  # on fewer devices a step takes minutes
     tables = {

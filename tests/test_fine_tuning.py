@@ -159,6 +159,10 @@ def test_old_data_replayed_as_one_more_source_keep_their_task_and_new_elements_b
     model = load_model(tmp_path / "run")
     assert model.config.elements == (8, 14, 16)
     assert model.references[1, 16].item() == pytest.approx(model.references[0, 8].item() + SHIFT[16], abs=2.0)
+    # What is usual around atoms, too, is what it was.
+    before, after = load_model(old).density, model.density
+    assert torch.equal(after.centre[[8, 14, 16]], before.centre[[8, 14, 8]])
+    assert torch.equal(after.spread[[8, 14, 16]], before.spread[[8, 14, 8]])
     known, wanted = (8, 14), (8, 14, 16)
     assert new_elements(StartConfig(model=old, elements={"S": "Si"}), known, wanted) == {16: 14}
     with pytest.raises(UserError, match=r"does not know Au; it knows O, Si"):

@@ -157,6 +157,29 @@ def test_kernels_are_passed_to_the_model_where_they_are_asked_for(asked: bool, d
     assert model.blocks[0].message_experts.product is (product if asked else PLAIN.product)
 
 
+def test_a_new_model_knows_what_is_usual_around_atoms_of_its_training_set(data_file: Path):
+    from janus_graph import build_graph
+    from janus_train import load_config
+    from janus_train.data.load import load_data
+    from janus_train.data.statistics import fit_statistics
+    from janus_train.recipes.matris import matris_recipe
+    from matris_model import MatRISMoE
+
+    config = load_config(None, [f"data.train={data_file}", *TINY])
+    data = load_data(config)
+    model = matris_recipe(config.model, data, fit_statistics(data.train, data.tasks), 0).model
+    same = MatRISMoE(model.config, 0)
+    assert torch.equal(same.density.mix, model.density.mix)
+    same.calibrate(
+        build_graph([frame.structure for frame in data.train], model.config.cutoff, model.config.near_cutoff)
+    )
+    elements = list(data.elements)
+    for name in ("centre", "spread"):
+        found, expected = getattr(model.density, name)[elements], getattr(same.density, name)[elements]
+        torch.testing.assert_close(found, expected)
+        assert not torch.equal(found, getattr(MatRISMoE(model.config, 0).density, name)[elements])
+
+
 def test_kernels_without_triton_are_refused(data_file: Path, monkeypatch):
     from janus_train import UserError, load_config
     from janus_train.data.load import load_data

@@ -126,6 +126,12 @@ def test_atoms_and_labels_in_input_order_are_what_was_given(drawn):
     assert (graph.structures, graph.atoms) == (len(drawn), len(given_numbers))
 
 
+@given(drawn=any_batch, cutoff=cutoffs)
+def test_edges_know_the_elements_of_their_neighbours(drawn, cutoff):
+    graph = build_graph(drawn, cutoff, cutoff)
+    assert graph.neighbour_numbers.tolist() == graph.atomic_numbers[graph.edge_index[1]].tolist()
+
+
 @given(drawn=any_batch)
 def test_composition_is_the_fraction_of_each_element(drawn):
     graph = build_graph(drawn, 1.0, 1.0)

@@ -136,6 +136,7 @@ def test_edges_of_all_parts_are_those_of_the_whole_bit_for_bit(structures, parts
         vectors = edge_vectors(part.graph, lambda rows, ghosts=ghosts: torch.cat([rows, ghosts]))
         kept = torch.from_numpy(owner[graph.edge_index[0].numpy()] == number)
         assert torch.equal(vectors, whole[kept])
+        assert torch.equal(part.graph.neighbour_numbers, graph.neighbour_numbers[kept])
         assert sum(part.graph.edges_per_element) == part.graph.edges == int(kept.sum())
         assert sum(part.graph.atoms_per_element) == part.graph.atoms == len(part.owned)
         near = torch.zeros(graph.edges, dtype=torch.bool)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from janus_moe.planner import slice_sizes
 from janus_train.config import OptimConfig
-from janus_train.optim import MovingMean, make_optimizer, own_part
+from janus_train.moving_mean import MovingMean, own_part
+from janus_train.optim import make_optimizer
 from janus_train.state import Portion, Progress, TrainingState
 
 SHAPES = {

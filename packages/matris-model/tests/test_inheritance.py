@@ -5,9 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from janus_graph import build_graph
-from matris_model import MatRISMoE, inherit_weights, is_table, load_model, nearest_element, save_model, saved_config
+from janus_moe import SwiGLU, SwiGLUExperts
+from matris_model import (
+    MatRISMoE,
+    inherit_weights,
+    is_matrix,
+    is_table,
+    load_model,
+    nearest_element,
+    save_model,
+    saved_config,
+)
 from matris_model import stand_in as with_stand_ins
 from matris_model.elements import CHEMICAL_SYMBOLS
 from matris_model.golden import golden_structures
@@ -124,6 +135,26 @@ def test_the_configuration_of_a_saved_model_is_read_without_its_weights(tmp_path
     assert saved_config(tmp_path) == model.config
     with pytest.raises(ValueError, match="checksums"):
         load_model(tmp_path)
-    (tmp_path / "model.json").write_text('{"format": "matris-moe", "version": 2, "config": {"blocks": 0}}')
+    (tmp_path / "model.json").write_text('{"format": "matris-moe", "version": 3, "config": {"blocks": 0}}')
     with pytest.raises(ValueError, match="damaged: blocks is 0"):
         saved_config(tmp_path)
+
+
+@pytest.mark.parametrize("preset", ["nano", "S"])
+def test_matrices_are_what_turns_features_into_features(preset: str):
+    with torch.device("meta"):
+        model = MatRISMoE.from_preset(preset, magnetic_moments=True)
+    maps = {}
+    for owner, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            maps[f"{owner}.weight"] = module
+        elif isinstance(module, (SwiGLU, SwiGLUExperts)):
+            maps |= {f"{owner}.gate_up": module, f"{owner}.down": module}
+    basis = (model.config.radial_functions, 3)  # distances; charge and spin
+    expected = {
+        name
+        for name, module in maps.items()
+        if not isinstance(module, nn.Linear) or (module.in_features not in basis and module.out_features > 1)
+    }
+    found = {name for name, _ in model.named_parameters() if is_matrix(name)}
+    assert found == expected | {"density.mix"}

@@ -98,6 +98,7 @@ def assemble_graph(
         tasks=torch.from_numpy(labels[:, 2].copy()),
         composition=torch.from_numpy(_composition(given_numbers, owner, sizes)),
         edge_index=torch.from_numpy(edges.index),
+        neighbour_numbers=torch.from_numpy(numbers.astype(np.int32)[edges.index[1]]),
         edge_shifts=torch.from_numpy(edges.shift.astype(np.float64)),
         elements=tuple(elements.tolist()),
         atoms_per_element=tuple(atoms_per_element.tolist()),

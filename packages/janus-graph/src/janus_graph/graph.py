@@ -34,6 +34,7 @@ class AtomGraph:
         composition: fraction of each element (column = atomic number) in the whole structure.
         edge_index: row 0 the centre, row 1 the neighbour. Neighbours may point past the owned atoms at ghost rows that
             a halo appends.
+        neighbour_numbers: atomic number of each edge's neighbour, even where another rank owns it.
         edge_shifts: lattice translation of the neighbour, in whole cells.
         elements: atomic numbers that are present, ascending, as host integers.
         atoms_per_element: atoms of each of `elements`.
@@ -57,6 +58,7 @@ class AtomGraph:
     tasks: Int64[Tensor, "structures"]
     composition: Float64[Tensor, "structures elements"]
     edge_index: Int64[Tensor, "2 edges"]
+    neighbour_numbers: Int32[Tensor, "edges"]
     edge_shifts: Float64[Tensor, "edges 3"]
     elements: tuple[int, ...]
     atoms_per_element: tuple[int, ...]

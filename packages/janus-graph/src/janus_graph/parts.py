@@ -91,14 +91,15 @@ def _subgraph(
     edges_before = np.searchsorted(edge_index[0], np.append(first, len(owned)))
     near = np.zeros(graph.edges, dtype=bool)
     near[graph.near.edges.numpy()] = True
-    rows = torch.from_numpy(owned)
+    rows, edges = torch.from_numpy(owned), torch.from_numpy(kept)
     return graph.replace(
         positions=graph.positions[rows],
         atomic_numbers=graph.atomic_numbers[rows],
         structure_index=graph.structure_index[rows],
         input_index=graph.input_index[rows],
         edge_index=torch.from_numpy(edge_index),
-        edge_shifts=graph.edge_shifts[torch.from_numpy(kept)],
+        neighbour_numbers=graph.neighbour_numbers[edges],
+        edge_shifts=graph.edge_shifts[edges],
         elements=tuple(elements.tolist()),
         atoms_per_element=tuple(atoms_per_element.tolist()),
         edges_per_element=tuple(np.diff(edges_before).tolist()),

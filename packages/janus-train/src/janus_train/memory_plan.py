@@ -14,7 +14,7 @@ from janus_moe.planner import plan_experts
 from janus_train.config import Config
 from janus_train.data.batch import FrameSource
 from janus_train.data.unit_batch import unit_batch
-from janus_train.plan.memory import bytes_held
+from janus_train.plan.memory import bytes_held, kept_for_parameters
 from janus_train.plan.workload import workload_of_part
 from janus_train.recipes import Sharding
 from janus_train.sharded import expert_costs
@@ -89,10 +89,11 @@ def plan_memory(
     ways = _allowed(config)
     plan = plan_experts(rows, shape.selection, sharding.experts, sharding.expert_hidden, expert_costs(sharding, device))
     workload = workload_of_part(part.part, part.cut)
+    kept = kept_for_parameters(config.optim.orthogonal, config.optim.ema_decay > 0)
     own = [
         bytes_held(
             shape, workload, plan, mesh.unit_index, route=way.route, regather=way.weights == "regather",
-            checkpoint=way.checkpoint, moving_mean=config.optim.ema_decay > 0, number=number,
+            checkpoint=way.checkpoint, kept=kept, number=number,
         )
         for way in ways
     ]  # fmt: skip

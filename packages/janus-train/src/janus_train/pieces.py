@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from janus_train.optim import own_part
+from janus_train.moving_mean import own_part
 from janus_train.state import Portion, TrainingState
 
 

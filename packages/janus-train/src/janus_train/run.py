@@ -29,7 +29,8 @@ from janus_train.evaluate import Evaluation, evaluate
 from janus_train.failure import UserError
 from janus_train.loop import Training, run_steps
 from janus_train.loss import make_loss
-from janus_train.optim import MovingMean, make_optimizer
+from janus_train.moving_mean import MovingMean
+from janus_train.optim import make_optimizer
 from janus_train.rank_log import rank_log
 from janus_train.recipes import Recipe, RecipeMaker, Start, StartOpener
 from janus_train.run_directory import Job, choose_directory, job_of, statistics_of_run, write_about
@@ -117,10 +118,9 @@ def _run(config: Config, makers: _Makers, resumed: Path | None) -> Path:
         notes: list[str] = []
         step = make_step(config, recipe, loss, train, mesh, launched.device, accounting, notes.append)
         model = recipe.model
-        state = TrainingState(
-            model, MovingMean(model, config.optim.ema_decay), make_optimizer(model, config.optim, recipe.is_table),
-            portions=step.portions,
-        )  # fmt: skip
+        optimizer = make_optimizer(model, config.optim, recipe.is_table, recipe.is_matrix, step.on_matrices)
+        mean = MovingMean(model, config.optim.ema_decay)
+        state = TrainingState(model, mean, optimizer, portions=step.portions)
         job = job_of(os.environ)
         directory, checkpoint = _where(world, config, job, resumed)
         if checkpoint is not None:

@@ -33,7 +33,8 @@ from janus_train.data.batching import within_budget
 from janus_train.data.unit_batch import UnitBatch, unit_batch
 from janus_train.evaluate import Prediction
 from janus_train.loss import OF_STRUCTURES, Loss, weighted_loss
-from janus_train.optim import own_part
+from janus_train.matrices import CutStack, MatrixExchange, MatrixFunction
+from janus_train.moving_mean import own_part
 from janus_train.recipes import Sharding
 from janus_train.state import Portion
 from janus_train.step import Prepared, StepResult, step_result, step_values, sum_gradients
@@ -90,6 +91,7 @@ class ShardedStep:
         cost = strategy.expert_costs or expert_costs(sharding, device)
         self._planner = ExpertPlanner(sharding.experts, sharding.expert_hidden, cost)
         self._selection: np.ndarray | None = None
+        self._matrices: MatrixExchange | None = None
 
     # Sharding
 
@@ -285,6 +287,17 @@ class ShardedStep:
             if self.mesh.unit_index == 0:
                 yield from zip(some, found, strict=True)
 
+    def on_matrices(self, function: MatrixFunction, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """This rank's parts of a function of whole matrices, each of which one rank of the unit puts together."""
+        if self._matrices is None:
+            stacks = {
+                name: CutStack(shape := self._shapes[name], dim, tuple(slice_sizes(shape[dim], self.mesh.unit)))
+                for name, dim in self._dims.items()
+                if name in tensors
+            }
+            self._matrices = MatrixExchange(stacks, self._counted(self._unit, "matrices"))
+        return self._matrices(function, tensors)
+
     # The whole model
 
     def whole_model(self) -> nn.Module | None:
@@ -320,19 +333,12 @@ class ShardedStep:
 
     def _gather(self, name: str) -> Tensor:
         """A whole parameter. Every rank calls it."""
-        module, attribute = self._holder(name)
-        parameter = module._parameters[attribute]
-        assert parameter is not None
         shape, dim = self.portions[name].shape, self._dims[name]
-        own = own_part(parameter).movedim(dim, 0).contiguous()
+        own = own_part(self.model.get_parameter(name)).movedim(dim, 0).contiguous()
         rest = [size for place, size in enumerate(shape) if place != dim]
         counts = slice_sizes(shape[dim], self.mesh.unit)
         whole = self._counted(self._unit, "whole").gather_rows(own.reshape(len(own), *rest), counts)
         return whole.movedim(0, dim).reshape(self._shapes[name]).contiguous()
-
-    def _holder(self, name: str) -> tuple[nn.Module, str]:
-        owner, _, attribute = name.rpartition(".")
-        return self.model.get_submodule(owner), attribute
 
 
 def counted_once(errors: Mapping[str, Tensor], evaluation: UnitPass) -> dict[str, Tensor]:

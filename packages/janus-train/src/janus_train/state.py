@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from janus_train.optim import MovingMean
+from janus_train.moving_mean import MovingMean
 
 
 @dataclass

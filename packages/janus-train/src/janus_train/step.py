@@ -17,7 +17,8 @@ from janus_train.data.batching import within_budget
 from janus_train.data.unit_batch import UnitBatch
 from janus_train.evaluate import Prediction, predict
 from janus_train.loss import Loss, weighted_loss
-from janus_train.optim import own_part
+from janus_train.matrices import MatrixFunction, on_own_matrices
+from janus_train.moving_mean import own_part
 from janus_train.state import Portion
 
 
@@ -80,6 +81,13 @@ class TrainingStep(Protocol):
         self, source: FrameSource, properties: Collection[str], budget: int
     ) -> Iterator[tuple[int, Prediction]]:
         """Predictions for all frames of a source, each on one of the ranks; in passes of at most `budget` edges."""
+        ...
+
+    def on_matrices(self, function: MatrixFunction, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A function of whole matrices, or of each matrix of stacks: of named parameters, or what is cut as they are.
+
+        Each rank gets its portions of the results. Every rank calls it, with the same names.
+        """
         ...
 
     def whole_model(self) -> nn.Module | None:
@@ -161,6 +169,10 @@ class ReplicatedStep:
         """Predictions for this rank's share of the frames."""
         mine = source.shares(range(len(source.frames)), self.world.size)[self.world.rank]
         return predict(self.model, source, mine, properties, budget)
+
+    def on_matrices(self, function: MatrixFunction, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The function of everything, on every rank."""
+        return on_own_matrices(function, tensors)
 
     def whole_model(self) -> nn.Module | None:
         """The model, on the first rank."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from matris_model.config import PRESETS, MatRISMoEConfig, preset_config
 from matris_model.formulas import PLAIN, Formulas, fused_formulas, triton_formulas
 from matris_model.golden import golden_structures
-from matris_model.inheritance import inherit_weights, is_table, nearest_element
+from matris_model.inheritance import inherit_weights, is_matrix, is_table, nearest_element
 from matris_model.interaction import BlockRunner, call_block, checkpoint_block
 from matris_model.model import MatRISMoE, count_parameters
 from matris_model.model_file import load_model, save_model, saved_config
@@ -29,6 +29,7 @@ __all__ = [
     "golden_structures",
     "graft_model",
     "inherit_weights",
+    "is_matrix",
     "is_table",
     "load_model",
     "nearest_element",

@@ -15,6 +15,8 @@ from matris_model.pruning import BY_ELEMENT, copy_elements
 # Tensors with a row for each task.
 _BY_TASK = ("atom_embedding.structure.task", "references", "scales")
 
+_NO_MATRICES = ("radial", "charge_and_spin", "energy_out", "magmom_out")
+
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
 
 
@@ -70,6 +72,17 @@ def inherit_weights(
 def is_table(name: str) -> bool:
     """Whether the parameter of this name has rows for elements or tasks: what a batch does not have is not in it."""
     return name in _BY_TASK or name in BY_ELEMENT or name.endswith("router.logits")
+
+
+def is_matrix(name: str) -> bool:
+    """Whether the parameter of this name is a matrix, or a stack of matrices, whose rows and columns are all features:
+    no table, no bias, no coefficients of distances or angles, no single output."""
+    if is_table(name):
+        return False
+    *_, owner, last = ("", *name.split("."))
+    if last in ("gate_up", "down", "mix"):
+        return True
+    return last == "weight" and owner not in _NO_MATRICES and not owner.endswith("norm")
 
 
 def nearest_element(atomic_number: int, known: Collection[int]) -> int:

@@ -16,6 +16,7 @@ from torch.nn.functional import silu, softplus
 from janus_graph import AtomGraph, Halo, Properties, conservative_properties, no_halo
 from janus_moe import ELEMENTS, GroupRows, group_rows, initial_selection
 from matris_model.config import MatRISMoEConfig, preset_config
+from matris_model.density import DensityEmbedding
 from matris_model.elements import refuse_unseen_elements
 from matris_model.embedding import AtomEmbedding, EdgeEmbedding
 from matris_model.formulas import PLAIN, Formulas
@@ -60,6 +61,7 @@ class MatRISMoE(nn.Module):
         self.run_block = run_block
         with torch.random.fork_rng(devices=_devices_with_random_state()):  # modules draw weights when they are made
             self.atom_embedding = AtomEmbedding(config)
+            self.density = DensityEmbedding(config)
             self.edge_embedding = EdgeEmbedding(config)
             self.blocks = nn.ModuleList(
                 InteractionBlock(config, last=place == config.blocks - 1, formulas=formulas)
@@ -113,6 +115,7 @@ class MatRISMoE(nn.Module):
     def _reset_ends(self) -> None:
         """Weights of what comes before the blocks and after them."""
         self.atom_embedding.reset_parameters()
+        self.density.reset_parameters()
         self.edge_embedding.reset_parameters()
         self.readout_norm.reset_parameters()
         for linear in (self.energy_hidden, self.magmom_hidden):
@@ -176,7 +179,7 @@ class MatRISMoE(nn.Module):
     ) -> tuple[Float64[Tensor, "structures"], Float[Tensor, "atoms"] | None]:
         """Energies of the structures, eV, and magnetic moments of the atoms, μB (None without that head)."""
         geometry = graph_geometry(graph, self.config, self.dtype, halo, self.tables, group)
-        atoms = self.atom_embedding(graph)
+        atoms = self.density(self.atom_embedding(graph), graph, geometry)
         edges = self.edge_embedding(geometry.radial)
         for block in self.blocks:
             atoms, edges = (run_block or self.run_block)(block, atoms, edges, geometry)
@@ -188,6 +191,13 @@ class MatRISMoE(nn.Module):
         if self.magmom_hidden is None or self.magmom_out is None:
             return total, None
         return total, softplus(self.magmom_out(silu(self.magmom_hidden(atoms)))).squeeze(1)
+
+    def calibrate(self, graph: AtomGraph) -> None:
+        """Takes from a batch of the training data what is usual around atoms of each element (`DensityEmbedding`).
+
+        For new models: afterwards their weights mean something else.
+        """
+        self.density.calibrate(graph, graph_geometry(graph, self.config, torch.float64, no_halo, tables=False))
 
     def check_elements(self, atomic_numbers: Collection[int]) -> None:
         """Raises ValueError naming the elements that this model was not trained for."""

@@ -13,7 +13,14 @@ from janus_moe.pruning import graft_experts, prune_experts
 from matris_model.elements import CHEMICAL_SYMBOLS, refuse_unseen_elements
 from matris_model.model import MatRISMoE
 
-BY_ELEMENT = {"atom_embedding.element": 0, "atom_embedding.structure.composition": 0, "references": 1}
+BY_ELEMENT = {
+    "atom_embedding.element": 0,
+    "atom_embedding.structure.composition": 0,
+    "density.neighbour": 0,
+    "density.centre": 0,
+    "density.spread": 0,
+    "references": 1,
+}
 """Tensors with something for each element, and the dimension that counts elements."""
 
 

@@ -57,7 +57,7 @@ class DataConfig(Section):
         default="group", description="what stays together when a part is set aside: groups, formulas, or nothing"
     )
     keys: KeyNames = KeyNames()
-    batch_edges: int = Field(default=4000, ge=1, description="edges of one optimiser step, over all ranks")
+    batch_edges: int = Field(default=7000, ge=1, description="edges of one optimiser step, over all ranks")
     pass_edges: int | None = Field(
         default=None, ge=1, description="edges a rank computes at a time; a step with more adds up several passes"
     )

@@ -22,9 +22,9 @@ class TaskLoss(Section):
 class LossConfig(Section):
     """Weights of the loss terms; zero leaves a term out."""
 
-    energy: float = Field(default=2.0, ge=0, description="per-atom energy, mean absolute error, 1/eV")
+    energy: float = Field(default=5.0, ge=0, description="per-atom energy, mean absolute error, 1/eV")
     forces: float = Field(default=5.0, ge=0, description="mean length of the force error vector, Å/eV")
-    stress: float = Field(default=5.0, ge=0, description="stress, mean absolute error, Å³/eV")
+    stress: float = Field(default=50.0, ge=0, description="stress, mean absolute error, Å³/eV")
     magmoms: float = Field(default=0.0, ge=0, description="magnetic moments, mean absolute error, 1/μB")
     energy_huber: float = Field(
         default=0.0, ge=0, description="error per atom below which it counts by its square, eV; zero: it never does"
@@ -58,13 +58,18 @@ class ParameterGroup(Section):
 
 
 class OptimConfig(Section):
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW, or Muon with it, with linear warm-up and cosine decay."""
 
+    orthogonal: bool = Field(
+        default=True,
+        description="matrices move along the orthogonal factor of their momentum (Muon), at ten times the rate of the "
+        "rest; false: AdamW for all",
+    )
     lr: float = Field(default=1.5e-3, gt=0, description="highest learning rate")
     warmup_steps: int = Field(default=100, ge=0, description="steps until it is reached")
     final_lr_fraction: float = Field(default=0.01, ge=0, le=1, description="lr of the last step over the highest")
     weight_decay: float = Field(
-        default=1e-3, ge=0, description="on matrices; never on norms, biases, tables by element or task"
+        default=0.05, ge=0, description="on matrices; never on norms, biases, tables by element or task"
     )
     clip: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the mean of weights that is saved")

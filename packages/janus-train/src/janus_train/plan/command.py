@@ -72,6 +72,7 @@ def run_plan(config: Config, request: Request) -> PlanReport:
         regather=config.mesh.weights == "regather",
         pass_edges=config.data.pass_edges,
         checkpoint=bool(config.model.checkpoint),
+        orthogonal=config.optim.orthogonal,
         moving_mean=config.optim.ema_decay > 0,
         number=8 if config.run.dtype == "float64" else 4,
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from janus_moe.planner import ExpertPlan, slice_sizes
 from janus_train.plan.shape import ModelShape
 from janus_train.plan.workload import Workload
-
-MOMENTS = 2
-"""Numbers that the optimiser (AdamW) keeps for a parameter."""
 
 KEPT_WHEN_COMPUTED_AGAIN = 0.9
 """Of activations, where blocks are computed again: measured on `nano` and `micro` (0.88 to 0.92). The inner pass keeps
@@ -22,6 +21,15 @@ KEPT_OF_A_BLOCK_BY_TANGENTS = 1.3
 """Of what a block keeps, while it is computed again with tangents and differentiated."""
 
 
+def kept_for_parameters(orthogonal: bool, moving_mean: bool) -> dict[str, int]:
+    """Numbers that a training keeps for a parameter, by kind.
+
+    With the orthogonal factor of the momentum it is the momentum alone: what is no matrix, and has two moments then
+    too, is next to nothing.
+    """
+    return {"optimiser": 1 if orthogonal else 2, "moving mean": int(moving_mean)}
+
+
 def bytes_held(
     shape: ModelShape,
     workload: Workload,
@@ -31,7 +39,7 @@ def bytes_held(
     route: str = "backward",
     regather: bool = False,
     checkpoint: bool = False,
-    moving_mean: bool = True,
+    kept: Mapping[str, int],
     number: int = 4,
 ) -> dict[str, int]:
     """Bytes of each kind when a step holds most: as the outer pass begins, gradients counted as if they were there.
@@ -44,7 +52,7 @@ def bytes_held(
         route: to the gradient, "backward" or "tangent"; by tangents one block's weights are whole at a time.
         regather: whether weights of blocks are given back after each pass.
         checkpoint: whether blocks are computed again when a derivative needs what is inside.
-        moving_mean: whether there is a moving mean of the weights.
+        kept: numbers that are kept for a parameter beside itself and its gradient, by kind; `kept_for_parameters`.
         number: bytes of a weight and of a feature.
     """
     unit = plan.ranks
@@ -64,8 +72,7 @@ def bytes_held(
     numbers = {
         "parameters": own,
         "gradients": own,
-        "optimiser": MOMENTS * own,
-        "moving mean": own if moving_mean else 0,
+        **{kind: count * own for kind, count in kept.items()},
         "gathered weights": gathered,
         "gathered gradients": gradients,
         "restored experts": 2 * restored,

@@ -13,7 +13,7 @@ from janus_moe.cost import CostModel as ExpertCosts
 from janus_moe.planner import plan_experts
 from janus_train.plan.expected import batch_of_edges, unit_workloads, work_of
 from janus_train.plan.machine import Machine
-from janus_train.plan.memory import bytes_held
+from janus_train.plan.memory import bytes_held, kept_for_parameters
 from janus_train.plan.products import computed_again, flops_of_a_step
 from janus_train.plan.shape import ModelShape, flops_of_experts, flops_of_gates
 from janus_train.plan.statistics import DataStatistics, StructureSize
@@ -35,6 +35,7 @@ class Layout:
         regather: whether weights of blocks are given back after each pass.
         pass_edges: most edges that a rank computes at a time; None for no limit.
         checkpoint: whether blocks are computed again when a derivative needs what is inside.
+        orthogonal: whether matrices move along the orthogonal factor of their momentum.
         moving_mean: whether there is a moving mean of the weights.
         number: bytes of a weight and of a feature.
     """
@@ -44,7 +45,8 @@ class Layout:
     regather: bool = False
     pass_edges: int | None = None
     checkpoint: bool = False
-    moving_mean: bool = True
+    orthogonal: bool = False
+    moving_mean: bool = False
     number: int = 4
 
     @property
@@ -143,7 +145,7 @@ def plan_step(shape: ModelShape, data: DataStatistics, edges: int, layout: Layou
     memory = [
         bytes_held(
             shape, workload, experts, rank, regather=layout.regather, checkpoint=layout.checkpoint,
-            moving_mean=layout.moving_mean, number=layout.number,
+            kept=kept_for_parameters(layout.orthogonal, layout.moving_mean), number=layout.number,
         )
         for rank, workload in enumerate(workloads)
     ]  # fmt: skip
@@ -151,6 +153,9 @@ def plan_step(shape: ModelShape, data: DataStatistics, edges: int, layout: Layou
     flops = [passes * own for own in of_pass]
     fullest, busiest = max(memory, key=_total), max(sent, key=_total)
     busiest = {kind: passes * count for kind, count in busiest.items()}
+    # Slices to where matrices are whole, and back: nearly all that a rank holds.
+    matrices = 2 * fullest["parameters"] * (layout.unit - 1) // layout.unit
+    busiest["matrices"] = matrices if layout.orthogonal else 0
     seconds = seconds_of_a_step(
         shape, machine, flops=max(flops), memory=fullest, sent=busiest, unit=layout.unit, replicas=layout.replicas,
         regather=layout.regather, passes=passes,

@@ -16,6 +16,7 @@ _MEANING = {
     "rows": "rows to experts and back",
     "sums": "losses, norms, what every rank has whole",
     "all_reduce": "gradients between replicas",
+    "matrices": "slices of momentum to where matrices are whole, and back",
 }
 
 

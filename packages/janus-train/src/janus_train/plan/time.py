@@ -81,6 +81,7 @@ def seconds_of_a_step(
         "rows": 8 * layers if sent["rows"] else 0,
         "sums": 4,
         "all_reduce": 2 * (blocks + 1 + layers),
+        "matrices": 2 if sent.get("matrices") else 0,
     }
     elementwise = passes * ELEMENTWISE_PASSES * memory["activations"] / (machine.memory_gb_per_s * 1e9)
     products = flops / (machine.peak_tflops * 1e12 * machine.product_rate)
@@ -93,5 +94,6 @@ def seconds_of_a_step(
     for kind, bytes_sent in sent.items():
         across = kind == "all_reduce" and unit * replicas > machine.devices_per_node
         send = machine.seconds_between_nodes if across else machine.seconds_to_send
-        parts[kind] = send(bytes_sent, passes * calls[kind], replicas if kind == "all_reduce" else unit)
+        often = calls[kind] if kind == "matrices" else passes * calls[kind]
+        parts[kind] = send(bytes_sent, often, replicas if kind == "all_reduce" else unit)
     return Seconds(parts)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from janus_graph import AtomGraph, Structure, build_graph
 from janus_moe import ELEMENTS
 from janus_moe.statistics import write_expert_maps
 from janus_train.config import STARTED, ModelConfig
+from janus_train.data.frame import Frame
 from janus_train.data.load import DataSet
 from janus_train.data.statistics import Statistics
 from janus_train.failure import UserError
@@ -34,6 +37,7 @@ from matris_model import (
     checkpoint_block,
     count_parameters,
     fused_formulas,
+    is_matrix,
     is_table,
     load_model,
     preset_config,
@@ -45,6 +49,7 @@ from matris_model.compat import MatRIS, MatRISConfig
 
 # What follows from the data is not for the configuration to say.
 _FROM_DATA = ("tasks", "elements")
+_CALIBRATION_FRAMES, _CALIBRATION_ATOMS = 200, 5000
 
 
 def model_config(config: ModelConfig) -> MatRISMoEConfig:
@@ -92,7 +97,17 @@ def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, se
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
     if data.has("magmoms") and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
-    return moe_recipe(shape, config, statistics, seed)
+    return moe_recipe(shape, config, statistics, seed, surroundings=surroundings(data.train, shape))
+
+
+def surroundings(frames: Sequence[Frame], shape: MatRISMoEConfig) -> AtomGraph:
+    """Some training structures at random, the same in every run: enough to tell what is usual around atoms."""
+    count = min(len(frames), _CALIBRATION_FRAMES)
+    chosen: list[Structure] = []
+    for place in np.random.default_rng(0).choice(len(frames), count, replace=False).tolist():
+        if sum(map(len, chosen)) < _CALIBRATION_ATOMS:
+            chosen.append(frames[place].structure)
+    return build_graph(chosen, shape.cutoff, shape.near_cutoff)
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,7 @@ def moe_recipe(
     statistics: Statistics,
     seed: int,
     inheritance: Inheritance | None = None,
+    surroundings: AtomGraph | None = None,
 ) -> Recipe:
     """A MatRIS-MoE of a shape, and what can be done with it.
 
@@ -123,6 +139,7 @@ def moe_recipe(
         statistics: references, scales, and atoms of each element.
         seed: of the random weights.
         inheritance: other weights; none keeps random ones.
+        surroundings: training structures that a model with random weights takes from what is usual around atoms.
     """
     inherit = None if inheritance is None else inheritance.inherit
     formulas = _formulas(config)
@@ -132,14 +149,17 @@ def moe_recipe(
         model.to(dtype=inheritance.dtype)  # nothing is rounded before the run says to what
         for module in (*model.blocks, model) if not model.references.is_meta else ():
             inheritance.inherit(model, module)
+    elif surroundings is not None and not model.references.is_meta:
+        model.calibrate(surroundings)
     set_references(model, statistics)
     return Recipe(
         model, shape.cutoff, shape.near_cutoff, save_matris, open_matris,
         before_step=ExpertsSettle(config.router, seed),
         expert_maps=expert_maps,
-        sharding=matris_sharding(model, statistics, seed, inherit),
+        sharding=matris_sharding(model, statistics, seed, inherit, surroundings),
         set_references=set_references,
         is_table=is_table,
+        is_matrix=is_matrix,
         check=partial(check_formulas, model, formulas),
     )  # fmt: skip
 

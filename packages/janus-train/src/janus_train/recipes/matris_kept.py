@@ -23,7 +23,11 @@ def kept_tensors(config: MatRISMoEConfig, sharded: bool = False) -> tuple[Kept, 
 
 def _geometry(config: MatRISMoEConfig) -> Iterator[Kept]:
     radial, angular, edge = config.radial_functions, config.angular_functions, config.edge_width
-    yield Kept("distances and their embedding", "edges", 6 * radial + 6 * edge + 80)
+    yield Kept("distances and their embedding", "edges", 6 * radial + 6 * edge + 124)
+    channels = config.density_channels
+    yield Kept("densities of edges", "edges", 3 * channels + 30)
+    yield Kept("densities in tables", "places", 3 * channels + 9)
+    yield Kept("densities of atoms", "atoms", 35 * channels + 24 * config.width + 52)
     yield Kept("angles", "near_places", 3 * angular - 4)
     yield Kept("embedding and readout", "atoms", 10 * config.width)
 

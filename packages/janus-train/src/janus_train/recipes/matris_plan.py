@@ -18,6 +18,7 @@ from janus_train.plan.statistics import DataStatistics, data_statistics
 from janus_train.recipes.matris import model_config
 from janus_train.recipes.matris_kept import kept_tensors
 from matris_model import MatRISMoE, MatRISMoEConfig
+from matris_model.density import DEGREES
 
 _FIXED, _TRAINED, _MOVING = Operand.CONSTANT, Operand.TRAINED, Operand.MOVING
 _XYZ = 3
@@ -37,7 +38,7 @@ def products(config: MatRISMoEConfig, *, stress: bool = True, chained: bool = Fa
     return (
         *_geometry(config, stress),
         *_embedding(config),
-        *(part for block in range(config.blocks) for part in _block(config, block, chained)),
+        *(part for block in range(config.blocks) for part in _block(config, block)),
         *_readout(config, chained),
     )
 
@@ -58,12 +59,17 @@ def _embedding(config: MatRISMoEConfig) -> Iterator[Product]:
         yield Product("composition", "structures", ELEMENTS * structure, passes(_FIXED, _TRAINED))
     yield Product("structure", "structures", structure**2, passes(_TRAINED, _TRAINED))
     yield Product("atoms' features", "atoms", (width + structure) * width, passes(_TRAINED, _TRAINED))
+    channels, degrees = config.density_channels, DEGREES
+    yield Product("channels of the density", "edges", config.radial_functions * channels, passes(_MOVING, _TRAINED))
+    yield Product("density", "places", degrees**2 * channels, passes(_MOVING, _MOVING))
+    yield Product("its mix", "atoms", degrees**2 * channels**2, passes(_MOVING, _TRAINED))
+    features = channels * (1 + degrees) + width
+    yield Product("density to atoms", "atoms", (features + width) * width, passes(_MOVING, _TRAINED))
     yield Product("edges' features", "edges", (config.radial_functions + edge) * edge, passes(_MOVING, _TRAINED))
 
 
-def _block(config: MatRISMoEConfig, block: int, chained: bool) -> Iterator[Product]:
+def _block(config: MatRISMoEConfig, block: int) -> Iterator[Product]:
     width, edge, heads = config.width, config.edge_width, config.heads
-    first = _MOVING if block or chained else _TRAINED
     weight, pair = passes(_MOVING, _TRAINED), passes(_MOVING, _MOVING)
 
     def product(name: str, over: str, multiplications: int, how_often: Passes = weight) -> Product:
@@ -72,14 +78,14 @@ def _block(config: MatRISMoEConfig, block: int, chained: bool) -> Iterator[Produ
     yield product("query, key, value and out of near edges", "near_edges", 4 * edge**2)
     yield product("functions of angles", "near_places", 2 * heads * config.angular_functions)
     yield product("logits and values of near edges", "near_places", 2 * edge, pair)
-    yield product("neighbour and centre", "atoms", 2 * width**2, passes(first, _TRAINED))
+    yield product("neighbour and centre", "atoms", 2 * width**2)
     yield product("edge to message", "edges", edge * width)
     yield product("shared expert of messages", "edges", 3 * width * config.message_hidden)
-    query = passes(first, _TRAINED)
+    query = passes(_MOVING, _TRAINED)
     yield product("query", "atoms", 2 * width * edge, Passes(query.forward, 0, 0))
     yield product("derivatives of the query", "askers", 2 * width * edge, Passes(0, query.inner, query.outer))
     yield product("functions of distances", "places", heads * config.radial_functions)
-    yield product("logits of messages", "places", heads * width, passes(first, _MOVING))
+    yield product("logits of messages", "places", heads * width, pair)
     yield product("sums of messages", "places", heads * width, pair)
     yield product("value and out", "atoms", 2 * width**2)
     if block < config.blocks - 1:

@@ -78,6 +78,8 @@ class Recipe:
         sharding: how ranks of a unit can share it; None for models that only come whole.
         set_references: gives the model other reference energies and scales.
         is_table: whether the parameter of a name has rows for elements or tasks, which must not fade while unused.
+        is_matrix: whether the parameter of a name is a matrix, or a stack of matrices, from features to features;
+            None where nobody knows.
         check: compares what computes fast on a device with what computes plainly; raises `UserError` where they differ.
         notes: what a person should know of how the model was made.
     """
@@ -92,6 +94,7 @@ class Recipe:
     sharding: Sharding | None = None
     set_references: Callable[[nn.Module, Statistics], None] = lambda model, statistics: None
     is_table: Callable[[str], bool] = lambda name: "router" in name
+    is_matrix: Callable[[str], bool] | None = None
     check: Callable[[torch.device], None] = lambda device: None
     notes: Sequence[str] = ()
 

@@ -74,7 +74,9 @@ def graph_geometry(graph: AtomGraph, embedding: EdgeEmbedding, dtype: torch.dtyp
     """
     plan = make_plan(graph)
     one_way = graph.replace(
-        edge_index=graph.edge_index.index_select(1, plan.first), edge_shifts=graph.edge_shifts[plan.first]
+        edge_index=graph.edge_index.index_select(1, plan.first),
+        edge_shifts=graph.edge_shifts[plan.first],
+        neighbour_numbers=graph.neighbour_numbers[plan.first],
     )
     vectors = edge_vectors(one_way).to(dtype)
     distances = vectors.square().sum(dim=1).sqrt()
