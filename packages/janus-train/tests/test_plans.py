@@ -144,7 +144,7 @@ def planned(tmp_path: Path, *arguments: str):
     rng = np.random.default_rng(0)
     cells = [Structure([8, 26] * 8, rng.random((16, 3)) * 6, np.eye(3) * 6, [True] * 3) for _ in range(3)]
     DataStatistics(data_statistics(cells, 6.0, 4.0).sizes, 6.0, 4.0).save(data)
-    found = CliRunner().invoke(app, ["plan", f"--data={data}", "data.batch_edges=4000", *arguments])
+    found = CliRunner().invoke(app, ["plan", f"--data={data}", "data.batch_edges=4000", "model.blocks=2", *arguments])
     if found.exception is not None and not isinstance(found.exception, SystemExit):
         raise found.exception
     return found.stdout
