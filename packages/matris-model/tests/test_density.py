@@ -10,7 +10,7 @@ from scipy.special import sph_harm_y
 from janus_graph import Structure, build_graph, no_halo
 from matris_model.basis import radial_basis, spherical_harmonics
 from matris_model.config import preset_config
-from matris_model.density import DEGREES, DensityEmbedding
+from matris_model.density import DENSITY_DEGREES, DensityEmbedding
 from matris_model.geometry import graph_geometry
 from matris_model.model import MatRISMoE
 
@@ -49,12 +49,12 @@ def by_loops(structure: Structure, density: DensityEmbedding) -> torch.Tensor:
             polar, azimuth = math.acos(vector[2] / distance), math.atan2(vector[1], vector[0])
             for n in range(3):
                 radial = float(density.radial.weight[n] @ basis * of_element[n])
-                for degree in range(DEGREES):
+                for degree in range(DENSITY_DEGREES):
                     for m in range(-degree, degree + 1):
                         harmonic = math.sqrt(4 * math.pi) * sph_harm_y(degree, m, polar, azimuth)
                         sums[n, degree, m] = sums.get((n, degree, m), 0) + radial * harmonic / 4
         row = [sums.get((n, 0, 0), 0).real for n in range(3)]
-        for degree in range(DEGREES):
+        for degree in range(DENSITY_DEGREES):
             for n in range(3):
                 mixed = [
                     sum(float(density.mix[degree, k, n]) * sums.get((k, degree, m), 0) for k in range(3))

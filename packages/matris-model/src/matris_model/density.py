@@ -16,7 +16,7 @@ from matris_model.config import MatRISMoEConfig
 from matris_model.embedding import RADIAL_GAIN
 from matris_model.geometry import Geometry
 
-DEGREES = 3
+DENSITY_DEGREES = 3
 """Degrees of spherical harmonics: 0 to 2."""
 
 # Neighbours that features are divided by, once a sum: about as many as count in a solid.
@@ -45,10 +45,10 @@ class DensityEmbedding(nn.Module):
     def __init__(self, config: MatRISMoEConfig) -> None:
         super().__init__()
         channels, width = config.density_channels, config.width
-        self.features = channels * (1 + DEGREES)
+        self.features = channels * (1 + DENSITY_DEGREES)
         self.radial = nn.Linear(config.radial_functions, channels, bias=False)
         self.neighbour = nn.Parameter(torch.empty(ELEMENTS, channels))
-        self.mix = nn.Parameter(torch.empty(DEGREES, channels, channels))
+        self.mix = nn.Parameter(torch.empty(DENSITY_DEGREES, channels, channels))
         self.hidden = nn.Linear(self.features + width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.register_buffer("centre", torch.zeros(ELEMENTS, self.features))

@@ -17,8 +17,7 @@ from janus_train.plan.shape import ModelShape
 from janus_train.plan.statistics import DataStatistics, data_statistics
 from janus_train.recipes.matris import model_config
 from janus_train.recipes.matris_kept import kept_tensors
-from matris_model import MatRISMoE, MatRISMoEConfig
-from matris_model.density import DEGREES
+from matris_model import DENSITY_DEGREES, MatRISMoE, MatRISMoEConfig
 
 _FIXED, _TRAINED, _MOVING = Operand.CONSTANT, Operand.TRAINED, Operand.MOVING
 _XYZ = 3
@@ -59,7 +58,7 @@ def _embedding(config: MatRISMoEConfig) -> Iterator[Product]:
         yield Product("composition", "structures", ELEMENTS * structure, passes(_FIXED, _TRAINED))
     yield Product("structure", "structures", structure**2, passes(_TRAINED, _TRAINED))
     yield Product("atoms' features", "atoms", (width + structure) * width, passes(_TRAINED, _TRAINED))
-    channels, degrees = config.density_channels, DEGREES
+    channels, degrees = config.density_channels, DENSITY_DEGREES
     yield Product("channels of the density", "edges", config.radial_functions * channels, passes(_MOVING, _TRAINED))
     yield Product("density", "places", degrees**2 * channels, passes(_MOVING, _MOVING))
     yield Product("its mix", "atoms", degrees**2 * channels**2, passes(_MOVING, _TRAINED))
