@@ -74,39 +74,43 @@ class MatrixExchange:
         self._ranks = ranks
         # A stack that is cut between its matrices has them whole where they are.
         self._stacks = {name: stack for name, stack in stacks.items() if stack.side >= -2}
-        self._owners = dict(zip(self._stacks, owners_of(list(self._stacks.values()), ranks.size), strict=True))
+        owners = owners_of(list(self._stacks.values()), ranks.size)
+        self._orders = [torch.from_numpy(np.argsort(own, kind="stable")) for own in owners]
+        self._owned = [np.bincount(own, minlength=ranks.size).tolist() for own in owners]
+        shape = (len(self._stacks), ranks.size)
+        owned = np.array(self._owned, dtype=np.int64).reshape(shape)
+        # Numbers of each matrix that each rank holds.
+        held = np.array(
+            [math.prod(stack.slice_shape(other)) for stack in self._stacks.values() for other in range(ranks.size)],
+            dtype=np.int64,
+        ).reshape(shape)
+        self._sent, self._received = (held[:, [ranks.rank]] * owned).T, (owned[:, [ranks.rank]] * held).T
 
     def __call__(self, function: MatrixFunction, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's slices of the function of each matrix. Every rank calls it, with slices of the same matrices."""
+        """This rank's slices of the function of each matrix. Every rank calls it, with slices of all the stacks."""
         at_home = {name: function(tensor) for name, tensor in tensors.items() if name not in self._stacks}
-        cut = {name: tensor for name, tensor in tensors.items() if name in self._stacks}
-        return {**at_home, **self._on_owners(function, cut)} if cut else at_home
+        return {**at_home, **self._on_owners(function, tensors)} if self._stacks else at_home
 
-    def _on_owners(self, function: MatrixFunction, cut: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        rank, size = self._ranks.rank, self._ranks.size
-        names = [name for name in self._stacks if name in cut]
-        stacks = [self._stacks[name] for name in names]
-        orders = [torch.from_numpy(np.argsort(self._owners[name], kind="stable")) for name in names]
-        # How many matrices of each stack each rank owns, and how many numbers of each of them it holds.
-        owned = np.array([np.bincount(self._owners[name], minlength=size) for name in names])
-        held = np.array([[math.prod(stack.slice_shape(other)) for other in range(size)] for stack in stacks])
-        sent, received = (held[:, [rank]] * owned).T, (owned[:, [rank]] * held).T
-
+    def _on_owners(self, function: MatrixFunction, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rank = self._ranks.rank
+        plan = list(zip(self._stacks.items(), self._orders, self._owned, strict=True))
         by_owner = [
-            cut[name].reshape(stack.count, *stack.slice_shape(rank))[order].split(count.tolist())
-            for name, stack, order, count in zip(names, stacks, orders, owned, strict=True)
+            tensors[name].reshape(stack.count, *stack.slice_shape(rank))[order].split(owned)
+            for (name, stack), order, owned in plan
         ]
-        slices = self._exchange(by_owner, sent, received)
+        slices = self._exchange(by_owner, self._sent, self._received)
         results: list[Sequence[Tensor]] = []
-        for place, stack in enumerate(stacks):
-            shapes = [(int(owned[place, rank]), *stack.slice_shape(other)) for other in range(size)]
-            whole = torch.cat([part.reshape(s) for part, s in zip(slices[place], shapes, strict=True)], dim=stack.side)
+        for ((_, stack), _, owned), parts in zip(plan, slices, strict=True):
+            whole = torch.cat(
+                [part.reshape(owned[rank], *stack.slice_shape(other)) for other, part in enumerate(parts)],
+                dim=stack.side,
+            )
             results.append(function(whole).split(stack.sizes, dim=stack.side))
-        from_owners = self._exchange(results, received, sent)
+        from_owners = self._exchange(results, self._received, self._sent)
         found = {}
-        for place, (name, order) in enumerate(zip(names, orders, strict=True)):
-            rows = torch.cat(from_owners[place]).reshape(len(order), held[place, rank])
-            found[name] = rows[order.argsort()].reshape(cut[name].shape)
+        for ((name, stack), order, _), parts in zip(plan, from_owners, strict=True):
+            rows = torch.cat(parts).reshape(stack.count, *stack.slice_shape(rank))
+            found[name] = rows[order.argsort()].reshape(tensors[name].shape)
         return found
 
     def _exchange(

@@ -42,9 +42,8 @@ def make_optimizer(
     for name, parameter in trained.items():
         own = next((group for group in config.groups if matches(group.match, name)), None)
         decay = config.weight_decay if own is None or own.weight_decay is None else own.weight_decay
-        matrix = is_matrix is not None and is_matrix(name)
-        decayed = parameter.dim() >= 2 and not is_table(name) if is_matrix is None else matrix
-        orthogonal = config.orthogonal and matrix
+        decayed = is_matrix(name) if is_matrix is not None else parameter.dim() >= 2 and not is_table(name)
+        orthogonal = config.orthogonal and decayed and is_matrix is not None
         # Sharded parameters may be DTensors, which no fused update takes together with others.
         key = (decay if decayed else 0.0, 1.0 if own is None else own.lr_factor, orthogonal, type(parameter.data))
         groups.setdefault(key, []).append((name, parameter))

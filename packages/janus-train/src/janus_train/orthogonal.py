@@ -59,19 +59,20 @@ class Muon(torch.optim.AdamW):
             for name, parameter in zip(group["param_names"], group["params"], strict=True)
             if parameter.grad is not None
         }
-        ahead = {name: self._ahead(parameter) for name, (parameter, _) in moving.items()}
+        used = {name: _used(_gradient(parameter)) for name, (parameter, _) in moving.items()}
+        ahead = {name: self._ahead(parameter, used[name]) for name, (parameter, _) in moving.items()}
         updates = self._on_matrices(orthogonal_factor, ahead)
         for name, (parameter, group) in moving.items():
             own, rate = own_part(parameter), _RATE * group["lr"]
-            own.mul_(1 - rate * group["weight_decay"] * _used(parameter)).add_(updates[name], alpha=-rate)
+            own.mul_(1 - rate * group["weight_decay"] * used[name]).add_(updates[name], alpha=-rate)
         return value
 
-    def _ahead(self, parameter: nn.Parameter) -> Tensor:
+    def _ahead(self, parameter: nn.Parameter, used: Float[Tensor, "*stack 1 1"]) -> Tensor:
         """Where this rank's part of the momentum will be in a step more like this one (Nesterov), zero without one."""
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter, requires_grad=False)
-        gradient, momentum, used = _gradient(parameter), own_part(state["momentum"]), _used(parameter)
+        gradient, momentum = _gradient(parameter), own_part(state["momentum"])
         momentum.lerp_(gradient, (1 - _MOMENTUM) * used)
         return gradient.lerp(momentum, _MOMENTUM * used)
 
@@ -81,9 +82,8 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return own_part(parameter.grad)
 
 
-def _used(parameter: nn.Parameter) -> Float[Tensor, "*stack 1 1"]:
+def _used(gradient: Float[Tensor, "*stack rows columns"]) -> Float[Tensor, "*stack 1 1"]:
     """One for each matrix of a stack that there is a gradient of, else zero."""
-    gradient = _gradient(parameter)
     return (gradient != 0).any(dim=-1, keepdim=True).any(dim=-2, keepdim=True).to(gradient)
 
 

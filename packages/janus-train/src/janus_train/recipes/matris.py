@@ -97,7 +97,7 @@ def matris_recipe(config: ModelConfig, data: DataSet, statistics: Statistics, se
     shape = model_config(config).replace(tasks=data.tasks, elements=data.elements)
     if data.has("magmoms") and "magnetic_moments" not in config.changes:
         shape = shape.replace(magnetic_moments=True)
-    return moe_recipe(shape, config, statistics, seed, surroundings=surroundings(data.train, shape))
+    return moe_recipe(shape, config, statistics, seed, surroundings=partial(surroundings, data.train, shape))
 
 
 def surroundings(frames: Sequence[Frame], shape: MatRISMoEConfig) -> AtomGraph:
@@ -129,7 +129,7 @@ def moe_recipe(
     statistics: Statistics,
     seed: int,
     inheritance: Inheritance | None = None,
-    surroundings: AtomGraph | None = None,
+    surroundings: Callable[[], AtomGraph] | None = None,
 ) -> Recipe:
     """A MatRIS-MoE of a shape, and what can be done with it.
 
@@ -139,7 +139,7 @@ def moe_recipe(
         statistics: references, scales, and atoms of each element.
         seed: of the random weights.
         inheritance: other weights; none keeps random ones.
-        surroundings: training structures that a model with random weights takes from what is usual around atoms.
+        surroundings: makes training structures that a model with random weights takes from what is usual around atoms.
     """
     inherit = None if inheritance is None else inheritance.inherit
     formulas = _formulas(config)
@@ -150,7 +150,7 @@ def moe_recipe(
         for module in (*model.blocks, model) if not model.references.is_meta else ():
             inheritance.inherit(model, module)
     elif surroundings is not None and not model.references.is_meta:
-        model.calibrate(surroundings)
+        model.calibrate(surroundings())
     set_references(model, statistics)
     return Recipe(
         model, shape.cutoff, shape.near_cutoff, save_matris, open_matris,

@@ -31,8 +31,7 @@ def products(config: MatRISMoEConfig, *, stress: bool = True, chained: bool = Fa
     Args:
         config: shape of the model.
         stress: whether the loss has stress, so that there is a strain to differentiate by.
-        chained: whether features pass the links of a chain: those of the first block then count as moving, and the
-            cotangent of the energy as trained.
+        chained: whether features pass the links of a chain: the cotangent of the energy then counts as trained.
     """
     return (
         *_geometry(config, stress),
@@ -80,9 +79,8 @@ def _block(config: MatRISMoEConfig, block: int) -> Iterator[Product]:
     yield product("neighbour and centre", "atoms", 2 * width**2)
     yield product("edge to message", "edges", edge * width)
     yield product("shared expert of messages", "edges", 3 * width * config.message_hidden)
-    query = passes(_MOVING, _TRAINED)
-    yield product("query", "atoms", 2 * width * edge, Passes(query.forward, 0, 0))
-    yield product("derivatives of the query", "askers", 2 * width * edge, Passes(0, query.inner, query.outer))
+    yield product("query", "atoms", 2 * width * edge, Passes(weight.forward, 0, 0))
+    yield product("derivatives of the query", "askers", 2 * width * edge, Passes(0, weight.inner, weight.outer))
     yield product("functions of distances", "places", heads * config.radial_functions)
     yield product("logits of messages", "places", heads * width, pair)
     yield product("sums of messages", "places", heads * width, pair)

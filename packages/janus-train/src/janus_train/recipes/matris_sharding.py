@@ -25,7 +25,7 @@ def matris_sharding(
     statistics: Statistics,
     seed: int,
     inherit: Callable[[MatRISMoE, nn.Module], None] | None = None,
-    surroundings: AtomGraph | None = None,
+    surroundings: Callable[[], AtomGraph] | None = None,
 ) -> Sharding:
     """What sharing this model needs to know of it: message experts see edges, feature experts atoms.
 
@@ -34,7 +34,7 @@ def matris_sharding(
         statistics: references, scales, and atoms of each element.
         seed: of the random weights.
         inherit: puts other weights into a block of a model, or into what is outside its blocks; none keeps random ones.
-        surroundings: training structures that a model with random weights takes from what is usual around atoms.
+        surroundings: makes training structures that a model with random weights takes from what is usual around atoms.
     """
     config = model.config
     layers = [name for name, module in model.named_modules() if isinstance(module, MoELayer)]
@@ -44,7 +44,7 @@ def matris_sharding(
         if inherit is not None:
             inherit(model, module)
         elif module is model and surroundings is not None:
-            model.calibrate(surroundings.to(model.references.device))
+            model.calibrate(surroundings().to(model.references.device))
         if module is model:
             set_references(model, statistics)
 
