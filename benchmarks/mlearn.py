@@ -108,12 +108,16 @@ def main() -> None:
     arguments = parser.parse_args()
     frames = marked(read(arguments.data / "train.extxyz.gz", ":"))
     data, directory = arguments.output / "train.extxyz", arguments.output / "run"
-    if directory.exists():
-        train(arguments.ranks, ["resume", str(directory), *arguments.settings])
+    launches, ranks = arguments.output / "launches.jsonl", f"mesh.replica={arguments.ranks}"
+    begun = directory.exists()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with launches.open("a") as file:
+        print(json.dumps([ranks, *arguments.settings]), file=file)
+    if begun:
+        train(arguments.ranks, ["resume", str(directory), ranks, *arguments.settings])
     else:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         write(data, frames)
-        where = [f"data.train={data}", f"run.dir={directory}", f"mesh.replica={arguments.ranks}"]
+        where = [f"data.train={data}", f"run.dir={directory}", ranks]
         train(arguments.ranks, ["train", *where, *SETTINGS, *arguments.settings])
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     minutes = json.loads(lines[-1])["seconds"] / 60  # of all parts of a run that was stopped
@@ -125,9 +129,9 @@ def main() -> None:
     found = {element: four(*own["tasks"].values()) for element, own in tables.items()}
     print(f"{table(found)}\n\n{kinds_table(tables)}")
     print(json.dumps({
-        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "ranks": arguments.ranks,
-        "minutes": minutes,
-        "settings": arguments.settings, "judged": "val" if arguments.val_only else "test",
+        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "minutes": minutes,
+        "launches": [json.loads(line) for line in launches.read_text().splitlines()],
+        "judged": "val" if arguments.val_only else "test",
         "errors": {element: dict(zip(("energy_mae", "energy_rmse", "forces_mae", "forces_rmse"), own, strict=True))
                    for element, own in found.items()},
     }))  # fmt: skip

@@ -32,9 +32,13 @@ def ndarray(array: np.ndarray) -> dict:
     return {"__ndarray__": [list(array.shape), str(array.dtype), array.ravel().tolist()]}
 
 
-def write_aselmdb(path: Path, frames: list[Frame], deleted: tuple[int, ...] = (), plain: bool = False) -> None:
-    """An aselmdb file as its description says, by nothing but LMDB, zlib and JSON."""
-    encoded = (lambda array: array.tolist()) if plain else ndarray
+def write_aselmdb(path: Path, frames: list[Frame], deleted: tuple[int, ...] = (), kind: str = "") -> None:
+    """An aselmdb file as its description says, by nothing but LMDB, zlib and JSON.
+
+    What is not a number in JSON, plain lists, much and little text are each decoded in a way of its own.
+    """
+    encoded = (lambda array: array.tolist()) if kind == "plain" else ndarray
+    more = {"short": {}, "long": {"text": "much " * 2000}}.get(kind, {"nothing": float("nan")})
     file = lmdb.open(str(path), subdir=False, map_size=1 << 26)
     with file.begin(write=True) as transaction:
         number = 0
@@ -47,7 +51,7 @@ def write_aselmdb(path: Path, frames: list[Frame], deleted: tuple[int, ...] = ()
                 "numbers": encoded(structure.atomic_numbers), "positions": encoded(structure.positions),
                 "cell": encoded(structure.cell), "pbc": encoded(structure.periodic), "ctime": 1.0,
                 "energy": frame.energy, "forces": encoded(frame.forces), "key_value_pairs": {"task": frame.task},
-                "data": {"charge": structure.charge, "spin": structure.spin, "source": "here", "nothing": float("nan")},
+                "data": {"charge": structure.charge, "spin": structure.spin, "source": "here", **more},
             }  # fmt: skip
             if frame.stress is not None:
                 row["stress"] = encoded(frame.stress.reshape(9)[[0, 4, 8, 5, 2, 1]])
@@ -69,12 +73,14 @@ def write_database(path: Path, frames: list[Frame]) -> None:
         database.write(to_atoms(frame), task=frame.task, data={"charge": charge, "spin": spin})
 
 
-@pytest.mark.parametrize("kind", ["extxyz", "traj", "db", "json", "aselmdb", "plain aselmdb"])
+@pytest.mark.parametrize(
+    "kind", ["extxyz", "traj", "db", "json", "aselmdb", "plain aselmdb", "short aselmdb", "long aselmdb"]
+)
 def test_charge_spin_and_task_travel_with_every_frame_of_every_format(kind: str, frames: list[Frame], tmp_path: Path):
     path = tmp_path / f"frames.{kind.split()[-1]}"
     given = symmetric(frames)
     if path.suffix == ".aselmdb":
-        write_aselmdb(path, given, plain="plain" in kind)
+        write_aselmdb(path, given, kind=kind.split()[0])
     elif path.suffix in (".db", ".json"):
         write_database(path, given)
     else:

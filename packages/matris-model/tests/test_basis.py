@@ -36,13 +36,14 @@ def test_envelope_falls_and_equals_its_polynomial(cutoff, u):
 
 
 @given(cutoffs, st.integers(1, 20), st.lists(st.floats(0.01, 0.999), max_size=8))
-def test_radial_basis_is_spherical_bessel_functions_times_the_envelope(cutoff, functions, fractions):
+def test_radial_basis_is_enveloped_spherical_bessel_functions_over_their_frequency(cutoff, functions, fractions):
     r = cutoff * np.array(fractions, dtype=np.float64)
     n = np.arange(1, functions + 1)
     u = r / cutoff
     fade = (1 - u) ** 3 * (1 + 3 * u + 6 * u * u)
     # √(2/r_c) j₀(nπr/r_c) nπ/r_c, and numpy's sinc(x) is sin(πx)/(πx).
     expected = np.sqrt(2 / cutoff) * np.sinc(n * u[:, None]) * (n * np.pi / cutoff) * fade[:, None]
+    expected *= np.sqrt(functions / (1 / n**2).sum()) / n
     found = radial_basis(torch.from_numpy(r), cutoff, functions)
     assert found.shape == (len(fractions), functions)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-11)

@@ -1,5 +1,6 @@
 """Models that go on from the weights of others."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from matris_model import (
 from matris_model import stand_in as with_stand_ins
 from matris_model.elements import CHEMICAL_SYMBOLS
 from matris_model.golden import golden_structures
+from matris_model.model_file import FORMAT, VERSION
 
 SMALL = {
     "blocks": 2, "width": 16, "edge_width": 8, "heads": 2, "experts": 4, "expert_hidden": 8, "message_hidden": 8,
@@ -135,7 +137,8 @@ def test_the_configuration_of_a_saved_model_is_read_without_its_weights(tmp_path
     assert saved_config(tmp_path) == model.config
     with pytest.raises(ValueError, match="checksums"):
         load_model(tmp_path)
-    (tmp_path / "model.json").write_text('{"format": "matris-moe", "version": 3, "config": {"blocks": 0}}')
+    about = {"format": FORMAT, "version": VERSION, "config": {"blocks": 0}}
+    (tmp_path / "model.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="damaged: blocks is 0"):
         saved_config(tmp_path)
 

@@ -107,10 +107,12 @@ class MatRISMoEConfig:
 # arXiv 2604.15821 within 3 % that way.
 PRESETS: Mapping[str, MatRISMoEConfig] = {
     # One block, and little that is paid once per edge: a first training ends while one watches. On DFT data it is ahead
-    # of two blocks with shorter cutoffs, which take longer (docs/accuracy.md).
+    # of two blocks with shorter cutoffs, which take longer, and few functions of distances and angles are ahead of many
+    # (docs/accuracy.md).
     "nano": MatRISMoEConfig(
         blocks=1, width=96, edge_width=32, heads=4, experts=24, top_k=2, expert_hidden=32, message_hidden=32,
-        feature_hidden=384, structure_width=32, density_channels=32, near_cutoff=4.0,
+        feature_hidden=768, structure_width=32, density_channels=64, radial_functions=10, angular_functions=5,
+        near_cutoff=4.0,
     ),
     "micro": MatRISMoEConfig(
         blocks=4, width=128, edge_width=64, heads=8, experts=32, top_k=4, expert_hidden=48, message_hidden=128,

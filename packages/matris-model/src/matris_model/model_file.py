@@ -23,7 +23,7 @@ SavedModel: TypeAlias = "MatRISMoE | MatRIS"
 """What a model file can hold."""
 
 FORMAT = "matris-moe"
-VERSION = 3
+VERSION = 4
 
 
 def save_model(model: SavedModel, path: str | Path, about: dict[str, Any] | None = None) -> Path:

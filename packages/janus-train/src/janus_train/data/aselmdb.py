@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import lmdb
 
 _BLOCK = 64
+# Length of a row's text below which its numbers are made Python's, and arrays of those: arrays of some ten atoms take
+# longer to be asked for one by one.
+_SHORT = 6000
 _STRUCTURE, _INNER = ("numbers", "positions", "cell", "pbc"), ("data", "key_value_pairs")
 # Types of arrays that have a buffer, and its name.
 _BUFFERS = {"float64": (np.float64, "d"), "int64": (np.int64, "i")}
@@ -109,9 +112,13 @@ class RowDecoder:
             except ValueError:
                 # Which knows NaN and Infinity, as ASE writes them.
                 return {key: _plain(value) for key, value in json.loads(text).items()}
-            return self._wanted(row)
+            return self._wanted(row) if len(text) > _SHORT else self._whole(row.as_dict())
         except self._errors as error:
             raise UserError(f"{origin} cannot be decoded ({error}); the file is damaged, or no aselmdb") from error
+
+    def _whole(self, row: dict[str, Any]) -> dict[str, Any]:
+        names = self._names
+        return {key: _plain(value) for key, value in row.items() if names is None or key in names}
 
     def _wanted(self, mapping: Any) -> dict[str, Any]:
         # Its own items() makes Python numbers of everything, and looking for what is not there takes long.
