@@ -1,7 +1,7 @@
 """What each choice is worth on DFT data (mlearn): short runs that differ from the defaults in one thing each.
 
     python benchmarks/ablations.py --data DIRECTORY [--output DIRECTORY] [--ranks RANKS] [--jobs JOBS]
-        [--only NAME ...] [SETTINGS ...]
+        [--only NAME] [--only NAME] [SETTINGS ...]
 
 DIRECTORY and the validation frames are those of `mlearn.py`; test frames are not looked at. SETTINGS go to all runs
 (`run.max_steps=1000 model.fused=true`). So many JOBS run side by side, each on RANKS. A run that has ended is not made
@@ -9,7 +9,6 @@ again, so more of them can be added to an output. Prints a table: energy MAE in 
 element, the force RMSE over all, and minutes.
 """
 
-import argparse
 import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from ase import Atoms
 from ase.io import read, write
-from mlearn import ELEMENTS, SETTINGS, errors_of_elements, four, marked, train
+from mlearn import ELEMENTS, command_line, errors_of_elements, four, marked, train_or_resume
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "the defaults": (),
@@ -62,9 +61,7 @@ def run(name: str, data: Path, output: Path, ranks: int, settings: list[str]) ->
     """Trains a variant, unless it was, and returns its directory."""
     directory = output / name.replace(" ", "-").replace(":", "")
     if not (directory / "report.html").exists():  # what a run writes last
-        where = [f"data.train={data}", f"run.dir={directory}", f"mesh.replica={ranks}"]
-        new = ["train", *where, *SETTINGS, *settings, *VARIANTS[name]]
-        train(ranks, ["resume", str(directory)] if directory.exists() else new)
+        train_or_resume(directory, data, ranks, [*settings, *VARIANTS[name]])
     return directory
 
 
@@ -80,26 +77,20 @@ def row(name: str, directory: Path, frames: list[Atoms]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--ranks", type=int, default=1)
+    parser = command_line(__doc__, Path("runs/ablations"))
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--only", action="append", choices=VARIANTS, help="of all: this one, and what others name")
     arguments = parser.parse_args()
+    names = arguments.only or list(VARIANTS)
     frames = marked(read(arguments.data / "train.extxyz.gz", ":"))
     arguments.output.mkdir(parents=True, exist_ok=True)
     write(data := arguments.output / "train.extxyz", frames)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        made = [
-            pool.submit(run, name, data, arguments.output, arguments.ranks, arguments.settings)
-            for name in arguments.only
-        ]
+        made = [pool.submit(run, name, data, arguments.output, arguments.ranks, arguments.settings) for name in names]
     directories = [each.result() for each in made]
     judged = [atoms for atoms in frames if atoms.info["split"] == "val"]
     print(f"| | {' | '.join(ELEMENTS)} | force RMSE | minutes |\n|---|---|---|---|---|---|---|")
-    for name, directory in zip(arguments.only, directories, strict=True):
+    for name, directory in zip(names, directories, strict=True):
         print(row(name, directory, judged), flush=True)
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,25 @@ def train(ranks: int, command: list[str]) -> None:
     )
 
 
+def train_or_resume(directory: Path, data: Path, ranks: int, settings: Sequence[str]) -> None:
+    """Trains on these data, or goes on where a run in this directory was stopped."""
+    given = [f"mesh.replica={ranks}", *settings]
+    if directory.exists():
+        train(ranks, ["resume", str(directory), *given])
+    else:
+        train(ranks, ["train", f"data.train={data}", f"run.dir={directory}", *SETTINGS, *given])
+
+
+def command_line(description: str | None, output: Path) -> argparse.ArgumentParser:
+    """What every program on these data is told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("settings", nargs="*")
+    return parser
+
+
 def errors_of_elements(model: Path, frames: list[Atoms], folder: Path) -> dict[str, Errors]:
     """By element, errors of all its frames and of each kind of configuration, as `evaluate` gives them."""
     found = {}
@@ -99,26 +119,18 @@ def _four(errors: tuple[float, ...] | list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=Path("runs/mlearn"))
-    parser.add_argument("--ranks", type=int, default=1)
+    parser = command_line(__doc__, Path("runs/mlearn"))
     parser.add_argument("--val-only", action="store_true", help="errors on validation frames instead of test frames")
-    parser.add_argument("settings", nargs="*")
     arguments = parser.parse_args()
     frames = marked(read(arguments.data / "train.extxyz.gz", ":"))
     data, directory = arguments.output / "train.extxyz", arguments.output / "run"
-    launches, ranks = arguments.output / "launches.jsonl", f"mesh.replica={arguments.ranks}"
-    begun = directory.exists()
+    launches = arguments.output / "launches.jsonl"
     arguments.output.mkdir(parents=True, exist_ok=True)
     with launches.open("a") as file:
-        print(json.dumps([ranks, *arguments.settings]), file=file)
-    if begun:
-        train(arguments.ranks, ["resume", str(directory), ranks, *arguments.settings])
-    else:
+        print(json.dumps({"ranks": arguments.ranks, "settings": arguments.settings}), file=file)
+    if not directory.exists():
         write(data, frames)
-        where = [f"data.train={data}", f"run.dir={directory}", ranks]
-        train(arguments.ranks, ["train", *where, *SETTINGS, *arguments.settings])
+    train_or_resume(directory, data, arguments.ranks, arguments.settings)
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     minutes = json.loads(lines[-1])["seconds"] / 60  # of all parts of a run that was stopped
     judged = [atoms for atoms in frames if atoms.info["split"] == "val"]

@@ -111,7 +111,7 @@ class RowDecoder:
                 row = self._parser.parse(text)
             except ValueError:
                 # Which knows NaN and Infinity, as ASE writes them.
-                return {key: _plain(value) for key, value in json.loads(text).items()}
+                return self._whole(json.loads(text))
             return self._wanted(row) if len(text) > _SHORT else self._whole(row.as_dict())
         except self._errors as error:
             raise UserError(f"{origin} cannot be decoded ({error}); the file is damaged, or no aselmdb") from error
