@@ -158,7 +158,7 @@ def liquid(atoms, seed):
 @pytest.mark.parametrize("ranks", [2, 4, 8])  # one rank: exactly, in packages/janus-train
 @pytest.mark.filterwarnings("ignore::janus_train.data.unit_batch.SmallParts")
 def test_strong_scaling_of_counted_work_is_foretold_from_the_size_of_a_structure(ranks):
-    config = preset_config("nano", width=32, edge_width=16, cutoff=4.2, near_cutoff=3.3)
+    config = preset_config("nano", width=32, edge_width=16, density_channels=16, cutoff=4.2, near_cutoff=3.3)
     source = FrameSource([frame(liquid(240, 0), 1)], config.cutoff, config.near_cutoff)
     model, strategy = MatRISMoE(config).double(), Strategy(weights="regather")
     counted = run_rank_threads(ranks, lambda world: counted_step(world, (1, ranks), model, source, strategy))
@@ -175,7 +175,9 @@ def test_strong_scaling_of_counted_work_is_foretold_from_the_size_of_a_structure
         assert of(sent) == pytest.approx(of([sum(kinds.values()) for kinds, *_ in counted]), rel=0.05)
 
 
-@pytest.mark.parametrize("changes", [{}, {"blocks": 3, "width": 96, "top_k": 3, "message_hidden": 40}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"blocks": 3, "width": 96, "top_k": 3, "message_hidden": 40, "density_degrees": 3}]
+)
 def test_numbers_kept_for_derivatives_are_those_that_autograd_holds(changes):
     config = preset_config("nano", **changes)
     model, graph = MatRISMoE(config), build_graph([crystal((3, 2, 2), 1).structure], config.cutoff, config.near_cutoff)

@@ -160,4 +160,4 @@ def test_matrices_are_what_turns_features_into_features(preset: str):
         if not isinstance(module, nn.Linear) or (module.in_features not in basis and module.out_features > 1)
     }
     found = {name for name, _ in model.named_parameters() if is_matrix(name)}
-    assert found == expected | {"density.mix"}
+    assert found == expected | {"density.mix", "density.mix_of_three"}

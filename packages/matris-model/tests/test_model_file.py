@@ -122,7 +122,7 @@ def test_a_description_of_something_else_is_refused_by_name(saved, text):
 
 def test_another_version_is_refused_and_both_are_named(saved):
     rewrite_meaning(saved, version=99)
-    with pytest.raises(ValueError, match=r"model\.json is of version 99, this program reads version 4"):
+    with pytest.raises(ValueError, match=r"model\.json is of version 99, this program reads version 5"):
         load_model(saved)
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from matris_model.config import PRESETS, MatRISMoEConfig, preset_config
-from matris_model.density import DENSITY_DEGREES, DensityEmbedding
+from matris_model.density import DensityEmbedding
 from matris_model.formulas import PLAIN, Formulas, fused_formulas, triton_formulas
 from matris_model.golden import golden_structures
 from matris_model.inheritance import inherit_weights, is_matrix, is_table, nearest_element
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matris_model.calculator import MatRISCalculator
 
 __all__ = [
-    "DENSITY_DEGREES",
     "PLAIN",
     "PRESETS",
     "BlockRunner",

@@ -37,18 +37,3 @@ def legendre(cosines: Float[Tensor, "*shape"], functions: int) -> list[Float[Ten
     for degree in range(2, functions):
         values.append(((2 * degree - 1) * cosines * values[-1] - (degree - 1) * values[-2]) / degree)
     return values[:functions]
-
-
-def spherical_harmonics(units: Float[Tensor, "edges 3"]) -> Float[Tensor, "edges 9"]:
-    """Real spherical harmonics of degrees 0 to 2, one after the other, with a mean square of one over the sphere."""
-    x, y, z = units.unbind(dim=1)
-    return torch.stack(
-        [
-            torch.ones_like(x),
-            *(math.sqrt(3) * axis for axis in (x, y, z)),
-            *(math.sqrt(15) * pair for pair in (x * y, y * z, z * x)),
-            math.sqrt(15) / 2 * (x.square() - y.square()),
-            math.sqrt(5) / 2 * (3 * z.square() - 1),
-        ],
-        dim=1,
-    )

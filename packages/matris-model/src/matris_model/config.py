@@ -9,7 +9,7 @@ from typing import Any
 
 _SIZES = (
     "blocks", "width", "edge_width", "heads", "experts", "top_k", "expert_hidden", "message_hidden", "feature_hidden",
-    "structure_width", "density_channels", "radial_functions", "angular_functions",
+    "structure_width", "density_channels", "density_degrees", "radial_functions", "angular_functions",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ class MatRISMoEConfig:
         message_hidden: hidden width of the shared expert of the message update, paid once per edge.
         feature_hidden: hidden width of the shared expert of the feature update, paid once per atom.
         density_channels: radial functions of the sums over neighbours that atoms begin with.
+        density_degrees: degrees of spherical harmonics in these sums, 0 to n-1; at least 3.
         structure_width: features of what a structure knows as a whole (task, charge, spin, composition).
         radial_functions: Bessel functions of the distance.
         angular_functions: Legendre polynomials of the cosine of the angle, P_0 to P_{n-1}.
@@ -54,6 +55,7 @@ class MatRISMoEConfig:
     feature_hidden: int = 256
     structure_width: int = 32
     density_channels: int = 16
+    density_degrees: int = 5
     radial_functions: int = 16
     angular_functions: int = 8
     cutoff: float = 6.0
@@ -69,6 +71,11 @@ class MatRISMoEConfig:
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.density_degrees < 3:
+            raise ValueError(
+                f"density_degrees = {self.density_degrees} must be at least 3: products of three sums need degrees 0 "
+                "to 2"
+            )
         if self.width % self.heads or self.edge_width % self.heads:
             raise ValueError(
                 f"heads = {self.heads} must divide width = {self.width} and edge_width = {self.edge_width}"

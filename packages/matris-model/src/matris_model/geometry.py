@@ -10,7 +10,7 @@ from torch import Tensor
 
 from janus_graph import AtomGraph, EdgeTables, Halo, edge_vectors
 from janus_moe import ElementGroups, GroupRows, group_rows
-from matris_model.basis import envelope, legendre, radial_basis, spherical_harmonics
+from matris_model.basis import envelope, legendre, radial_basis
 from matris_model.config import MatRISMoEConfig
 
 
@@ -51,7 +51,7 @@ class Geometry:
         neighbour: neighbour of each edge, in the rows that the halo gives.
         envelope: envelope of each edge at the cutoff.
         radial: radial basis of each edge.
-        harmonics: spherical harmonics of the direction of each edge, degrees 0 to 2.
+        directions: unit vector of each edge.
         around: where each atom's edges are.
         around_tables: functions of their lengths, table by table; none where nobody reads tables.
         near: where each atom's near edges are.
@@ -66,7 +66,7 @@ class Geometry:
     neighbour: Int64[Tensor, "edges"]
     envelope: Float[Tensor, "edges"]
     radial: Float[Tensor, "edges functions"]
-    harmonics: Float[Tensor, "edges 9"]
+    directions: Float[Tensor, "edges 3"]
     around: EdgeTables
     around_tables: tuple[EdgeTable, ...]
     near: EdgeTables
@@ -110,7 +110,7 @@ def graph_geometry(
         neighbour=neighbour,
         envelope=edge_envelope,
         radial=radial,
-        harmonics=spherical_harmonics(vectors / distances[:, None]),
+        directions=vectors / distances[:, None],
         around=graph.around,
         around_tables=edge_tables(graph.around, radial, edge_envelope) if tables else (),
         near=graph.near,

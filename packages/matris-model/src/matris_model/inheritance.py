@@ -80,7 +80,7 @@ def is_matrix(name: str) -> bool:
     if is_table(name):
         return False
     *_, owner, last = ("", *name.split("."))
-    if last in ("gate_up", "down", "mix"):
+    if last in ("gate_up", "down", "mix", "mix_of_three"):
         return True
     return last == "weight" and owner not in _NO_MATRICES and not owner.endswith("norm")
 

@@ -23,7 +23,7 @@ SavedModel: TypeAlias = "MatRISMoE | MatRIS"
 """What a model file can hold."""
 
 FORMAT = "matris-moe"
-VERSION = 4
+VERSION = 5
 
 
 def save_model(model: SavedModel, path: str | Path, about: dict[str, Any] | None = None) -> Path:

@@ -36,7 +36,7 @@ def check_formulas(model: MatRISMoE, formulas: Formulas, device: torch.device) -
     shape = model.config.replace(blocks=min(model.config.blocks, 2), experts=model.config.top_k)
     plain, fast = (MatRISMoE(shape, 0, made).to(device, model.dtype) for made in (PLAIN, formulas))
     graph = build_graph(golden_structures(plain), shape.cutoff, shape.near_cutoff).to(device)
-    expected, found = _values(plain, graph), _values(fast, graph)
+    expected, found = values_and_gradients(plain, graph), values_and_gradients(fast, graph)
     largest = max(float(values.abs().max()) for values in expected.values() if values.numel())
     for name, values in expected.items():
         if not values.numel():
@@ -51,7 +51,7 @@ def check_formulas(model: MatRISMoE, formulas: Formulas, device: torch.device) -
             )
 
 
-def _values(model: MatRISMoE, graph: AtomGraph) -> Mapping[str, Tensor]:
+def values_and_gradients(model: MatRISMoE, graph: AtomGraph) -> Mapping[str, Tensor]:
     """Energies, forces, stress, and what a loss of them has as gradients, in float64."""
     found = model(graph, ("energy", "forces", "stress"))
     assert found.forces is not None

@@ -24,10 +24,11 @@ def kept_tensors(config: MatRISMoEConfig, sharded: bool = False) -> tuple[Kept, 
 def _geometry(config: MatRISMoEConfig) -> Iterator[Kept]:
     radial, angular, edge = config.radial_functions, config.angular_functions, config.edge_width
     yield Kept("distances and their embedding", "edges", 6 * radial + 6 * edge + 124)
-    channels = config.density_channels
-    yield Kept("densities of edges", "edges", 3 * channels + 30)
-    yield Kept("densities in tables", "places", 3 * channels + 9)
-    yield Kept("densities of atoms", "atoms", 35 * channels + 24 * config.width + 52)
+    channels, degrees = config.density_channels, config.density_degrees
+    yield Kept("densities of edges", "edges", 3 * channels + 4 * degrees**2 - 17)
+    yield Kept("densities in tables", "places", 3 * channels + degrees**2)
+    of_channel = 6 * degrees**2 + 5 * degrees + 31
+    yield Kept("densities of atoms", "atoms", of_channel * channels + 24 * config.width + 52)
     yield Kept("angles", "near_places", 3 * angular - 4)
     yield Kept("embedding and readout", "atoms", 10 * config.width)
 

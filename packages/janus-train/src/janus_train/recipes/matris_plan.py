@@ -17,12 +17,12 @@ from janus_train.plan.shape import ModelShape
 from janus_train.plan.statistics import DataStatistics, data_statistics
 from janus_train.recipes.matris import model_config
 from janus_train.recipes.matris_kept import kept_tensors
-from matris_model import DENSITY_DEGREES, MatRISMoE, MatRISMoEConfig
+from matris_model import MatRISMoE, MatRISMoEConfig
 
 _FIXED, _TRAINED, _MOVING = Operand.CONSTANT, Operand.TRAINED, Operand.MOVING
 _XYZ = 3
-# Counted on steps on one process with plain formulas and one or two dense tables: 961 to 1124, and 809 to 1050.
-_OPERATIONS_OF_BLOCK, _OPERATIONS_OUTSIDE = 1000, 800
+# Counted on steps on one process with plain formulas and one or two dense tables: 961 to 1124, and 971 to 1212.
+_OPERATIONS_OF_BLOCK, _OPERATIONS_OUTSIDE = 1000, 950
 
 
 def products(config: MatRISMoEConfig, *, stress: bool = True, chained: bool = False) -> tuple[Product, ...]:
@@ -57,11 +57,16 @@ def _embedding(config: MatRISMoEConfig) -> Iterator[Product]:
         yield Product("composition", "structures", ELEMENTS * structure, passes(_FIXED, _TRAINED))
     yield Product("structure", "structures", structure**2, passes(_TRAINED, _TRAINED))
     yield Product("atoms' features", "atoms", (width + structure) * width, passes(_TRAINED, _TRAINED))
-    channels, degrees = config.density_channels, DENSITY_DEGREES
+    channels, degrees = config.density_channels, config.density_degrees
     yield Product("channels of the density", "edges", config.radial_functions * channels, passes(_MOVING, _TRAINED))
+    for degree in range(1, degrees - 1):
+        harmonics = _XYZ * (2 * degree + 1) * (2 * degree + 3)
+        yield Product("harmonics of one more degree", "edges", harmonics, passes(_MOVING, _FIXED))
     yield Product("density", "places", degrees**2 * channels, passes(_MOVING, _MOVING))
     yield Product("its mix", "atoms", degrees**2 * channels**2, passes(_MOVING, _TRAINED))
-    features = channels * (1 + degrees) + width
+    yield Product("its mix of three", "atoms", (3 + 5 + 5) * channels**2, passes(_MOVING, _TRAINED))
+    yield Product("tensors of three", "atoms", 3 * 5 * _XYZ**2 * channels, passes(_FIXED, _MOVING))
+    features = channels * (3 + degrees) + width
     yield Product("density to atoms", "atoms", (features + width) * width, passes(_MOVING, _TRAINED))
     yield Product("edges' features", "edges", (config.radial_functions + edge) * edge, passes(_MOVING, _TRAINED))
 
