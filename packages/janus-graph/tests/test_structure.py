@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from graph_strategies import structures
-from janus_graph import Structure
+from janus_graph import Structure, structures_end_to_end
 
 NOWHERE, EVERYWHERE = [False] * 3, [True] * 3
 
@@ -76,3 +77,46 @@ def test_lists_and_single_precision_become_arrays_of_the_declared_types():
     made = structure(positions=np.zeros((2, 3), dtype=np.float32), cell=(4 * np.eye(3)).tolist())
     assert (made.atomic_numbers.dtype, made.positions.dtype) == (np.int64, np.float64)
     assert (made.cell.dtype, made.periodic.dtype) == (np.float64, np.bool_)
+
+
+def end_to_end(made):
+    """As arguments of `structures_end_to_end`."""
+    return (
+        [len(each) for each in made],
+        np.concatenate([each.atomic_numbers for each in made] or [np.zeros(0, np.int64)]),
+        np.concatenate([each.positions for each in made] or [np.zeros((0, 3))]),
+        np.array([each.cell for each in made]).reshape(-1, 3, 3),
+        np.array([each.periodic for each in made], dtype=bool).reshape(-1, 3),
+        [(each.charge, each.spin) for each in made],
+    )
+
+
+@given(st.lists(structures(), max_size=4))
+def test_structures_made_together_are_those_made_one_by_one(made):
+    found = structures_end_to_end(*end_to_end(made))
+    assert len(found) == len(made)
+    for one, other in zip(found, made, strict=True):
+        assert one.__dict__.keys() == other.__dict__.keys()
+        for name, value in other.__dict__.items():
+            if name != "task":  # nobody was asked for one
+                np.testing.assert_array_equal(getattr(one, name), value)
+                assert np.asarray(getattr(one, name)).dtype == np.asarray(value).dtype
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "message"),
+    [
+        (1, [1, 8, 1, 119], "atom 1 has atomic number 119"),
+        (2, [[0.0, 0, 0], [1, 0, 0], [0, 0, 0], [np.nan, 0, 0]], "position of atom 1"),
+        (3, [np.eye(3), np.diag([1.0, 1.0, 0.0])], "no volume"),
+        (3, [np.eye(3), np.diag([1.0, np.inf, 1.0])], "not finite"),
+        (5, [(0, 1), (0, 0)], "spin is 0"),
+        (0, [2, 1], "counts are of 3 atoms, and there are 4 atomic numbers"),
+        (0, [4, 0], "no atoms"),
+    ],
+)
+def test_what_is_wrong_with_one_of_structures_made_together_is_said_of_it(place, wrong, message):
+    arguments = list(end_to_end([structure(), structure()]))
+    arguments[place] = np.array(wrong) if isinstance(arguments[place], np.ndarray) else wrong
+    with pytest.raises(ValueError, match=message):
+        structures_end_to_end(*arguments)

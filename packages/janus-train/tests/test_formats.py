@@ -1,9 +1,12 @@
 """Files of every kind become the same frames: values to the bit, charge, spin and task with them."""
 
 import json
+import math
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -11,10 +14,13 @@ import pytest
 from ase.db import connect
 from ase.io import write
 
+from janus_graph import Structure
 from janus_train.config import KeyNames, load_config
+from janus_train.data.aselmdb import frame_of_row, frames_of_rows
+from janus_train.data.aselmdb_blocks import frames_together
 from janus_train.data.deepmd import stress_of_virial
 from janus_train.data.files import files_of
-from janus_train.data.frame import Frame
+from janus_train.data.frame import Frame, fingerprint
 from janus_train.data.load import load_data
 from janus_train.data.read import frame_label_names, read_frames
 from janus_train.failure import UserError
@@ -59,6 +65,21 @@ def write_aselmdb(path: Path, frames: list[Frame], deleted: tuple[int, ...] = ()
         for key, value in (("nextid", number + 1), ("deleted_ids", list(deleted)), ("metadata", {"format_version": 1})):
             transaction.put(key.encode(), zlib.compress(json.dumps(value).encode()))
     file.close()
+
+
+def row_of(frame: Frame, encoded: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+    """As an aselmdb row is when it has been decoded."""
+    structure, labels = frame.structure, {"energy": frame.energy}
+    labels |= {
+        name: encoded(value)
+        for name, value in (("forces", frame.forces), ("stress", frame.stress), ("magmoms", frame.magmoms))
+        if value is not None
+    }
+    return {
+        "numbers": encoded(structure.atomic_numbers), "positions": encoded(structure.positions),
+        "cell": {"__ase_objtype__": "cell", "array": encoded(structure.cell)}, "pbc": encoded(structure.periodic),
+        "key_value_pairs": {"task": frame.task}, "data": {"charge": structure.charge, "spin": structure.spin}, **labels,
+    }  # fmt: skip
 
 
 def symmetric(frames: list[Frame]) -> list[Frame]:
@@ -124,6 +145,36 @@ def test_rows_of_aselmdb_are_those_of_the_reference_reader(frames: list[Frame], 
         assert (frame.stress is None) == ("stress" not in row)
         if frame.stress is not None:
             np.testing.assert_array_equal(frame.stress, atoms.get_stress(voigt=False))
+
+
+def test_rows_of_a_block_become_the_frames_that_each_of_them_becomes_alone(frames: list[Frame]):
+    rows = [
+        row_of(frame, ndarray) for frame in [*frames, replace(frames[0], magmoms=np.ones(len(frames[0].structure)))]
+    ]
+    arguments = (KeyNames(), "none", [f"row {place}" for place in range(len(rows))])
+    carried = [{**row["data"], **row["key_value_pairs"], **row} for row in rows]
+    together = frames_together(rows, carried, *arguments)
+    alone = [frame_of_row(row, KeyNames(), "none", f"row {place}") for place, row in enumerate(rows)]
+    assert fingerprint(together) == fingerprint(alone)
+    assert [frame.origin for frame in together] == [frame.origin for frame in alone]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("forces", ndarray(np.full((2, 3), np.nan)), "row b: 'forces' is NaN"),
+        ("forces", ndarray(np.zeros((3, 3))), r"row b: 'forces' has shape \(3, 3\)"),
+        ("energy", math.inf, "row b: 'energy' is NaN or infinite"),
+        ("stress", ndarray(np.zeros(5)), r"row b: 'stress' has shape \(5,\)"),
+        ("numbers", ndarray(np.array([1, 0])), "row b: atom 1 has atomic number 0"),
+        ("positions", ndarray(np.full((2, 3), np.inf)), "row b: the position of atom 0"),
+    ],
+)
+def test_what_is_wrong_with_a_row_of_a_block_is_said_of_that_row(name: str, wrong: Any, message: str):
+    structure = Structure(np.array([1, 8]), np.array([[0.0, 0, 0], [1, 0, 0]]), np.eye(3) * 9, np.ones(3, dtype=bool))
+    row = row_of(Frame(structure, "a", energy=1.0, forces=np.zeros((2, 3))), ndarray)
+    with pytest.raises(UserError, match=message):
+        frames_of_rows([row, {**row, name: wrong}], KeyNames(), "none", ["row a", "row b"])
 
 
 def test_rows_that_were_deleted_are_left_out_and_rows_that_are_missing_are_an_error(

@@ -7,7 +7,7 @@ from janus_graph.geometry import Halo, edge_vectors, no_halo, strained, volumes
 from janus_graph.graph import AtomGraph
 from janus_graph.near import near_pairs
 from janus_graph.neighbors import NeighborList, neighbor_list, neighbor_lists
-from janus_graph.structure import HIGHEST_ATOMIC_NUMBER, Structure
+from janus_graph.structure import HIGHEST_ATOMIC_NUMBER, Structure, structures_end_to_end
 from janus_graph.tables import EdgeTables, edge_tables, near_tables
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "neighbor_lists",
     "no_halo",
     "strained",
+    "structures_end_to_end",
     "volumes",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from janus_graph import Structure
 from janus_train.config import KeyNames
+from janus_train.data.aselmdb_blocks import Unusual, frames_together
 from janus_train.data.frame import Frame
 from janus_train.data.labels import make_frame
 from janus_train.data.lmdb_files import open_lmdb
@@ -60,7 +61,7 @@ def aselmdb_frames(path: Path, keys: KeyNames, default_task: str, rows: range | 
             origins = [f"row {number} of {name}" for number in block]
             values = [transaction.get(str(number).encode()) for number in block]
             decoded = list(map(decoder, values, origins))
-            yield from [frame_of_row(row, keys, default_task, at) for row, at in zip(decoded, origins, strict=True)]
+            yield from frames_of_rows(decoded, keys, default_task, origins)
 
 
 def row_count(path: Path) -> int:
@@ -74,16 +75,16 @@ def first_row(path: Path) -> dict[str, Any]:
     with open_lmdb(path) as file, file.begin() as transaction:
         beyond, deleted = _numbers(transaction, path)
         number = next((number for number in range(1, beyond) if number not in deleted), 0)
-        return carried_by(RowDecoder()(transaction.get(str(number).encode()), f"row {number} of {path}"))
+        return carried_by(_plain_row(RowDecoder()(transaction.get(str(number).encode()), f"row {number} of {path}")))
 
 
 class RowDecoder:
     """Makes rows of their values: of JSON behind zlib.
 
-    Long arrays go from text to memory without a Python number for each of theirs.
+    Long arrays go from text to memory without a Python number for each of theirs; others stay ASE's JSON for arrays.
 
     Args:
-        names: what is wanted of a row, of its data and of its key-value pairs; None for everything.
+        names: what of a long row, of its data and of its key-value pairs is decoded at least; None for everything.
     """
 
     def __init__(self, names: Collection[str] | None = None) -> None:
@@ -111,14 +112,10 @@ class RowDecoder:
                 row = self._parser.parse(text)
             except ValueError:
                 # Which knows NaN and Infinity, as ASE writes them.
-                return self._whole(json.loads(text))
-            return self._wanted(row) if len(text) > _SHORT else self._whole(row.as_dict())
+                return dict(json.loads(text))
+            return self._wanted(row) if len(text) > _SHORT else dict(row.as_dict())
         except self._errors as error:
             raise UserError(f"{origin} cannot be decoded ({error}); the file is damaged, or no aselmdb") from error
-
-    def _whole(self, row: dict[str, Any]) -> dict[str, Any]:
-        names = self._names
-        return {key: _plain(value) for key, value in row.items() if names is None or key in names}
 
     def _wanted(self, mapping: Any) -> dict[str, Any]:
         # Its own items() makes Python numbers of everything, and looking for what is not there takes long.
@@ -148,8 +145,20 @@ def carried_by(row: Mapping[str, Any]) -> dict[str, Any]:
     return carried
 
 
+def frames_of_rows(
+    rows: Sequence[Mapping[str, Any]], keys: KeyNames, default_task: str, origins: Sequence[str]
+) -> list[Frame]:
+    """The frames of decoded rows: together where all are written in the usual way, else one by one."""
+    try:
+        carried = [{**_inner(row, "data"), **_inner(row, "key_value_pairs"), **row} for row in rows]
+        return frames_together(rows, carried, keys, default_task, origins)
+    except Unusual:
+        return [frame_of_row(row, keys, default_task, at) for row, at in zip(rows, origins, strict=True)]
+
+
 def frame_of_row(row: Mapping[str, Any], keys: KeyNames, default_task: str, origin: str) -> Frame:
     """The frame of a decoded row."""
+    row = _plain_row(row)
     carried = carried_by(row)
 
     def structure() -> Structure:
@@ -177,11 +186,20 @@ def _numbers(transaction: lmdb.Transaction, path: Path) -> tuple[int, frozenset[
     return int(json.loads(zlib.decompress(beyond))), frozenset(gone)
 
 
+def _inner(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = row.get(name)
+    return value if isinstance(value, dict) else _mapping(value)
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     """Data are a mapping, or the text of one."""
     if isinstance(value, str):
         value = json.loads(value)
     return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in row.items()}
 
 
 def _plain(value: Any) -> Any:

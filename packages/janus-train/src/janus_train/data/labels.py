@@ -13,7 +13,8 @@ from janus_train.config import KeyNames
 from janus_train.data.frame import LABELS, Frame
 from janus_train.failure import UserError
 
-_FROM_VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+FROM_VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+"""Where the entries of a stress are in Voigt order (xx, yy, zz, yz, xz, xy), which is ASE's."""
 
 
 def make_frame(
@@ -71,5 +72,5 @@ def _label(value: Any, label: str, keys: KeyNames, count: int) -> Any:
 def _full_stress(array: np.ndarray) -> np.ndarray:
     """Nine numbers as a matrix; six in Voigt order (xx, yy, zz, yz, xz, xy), which is ASE's."""
     if array.shape == (6,):
-        return array.take(_FROM_VOIGT)
+        return array.take(FROM_VOIGT)
     return array.reshape(3, 3) if array.size == 9 else array
