@@ -65,14 +65,14 @@ class OptimConfig(Section):
         description="matrices move along the orthogonal factor of their momentum (Muon), at ten times the rate of the "
         "rest; false: AdamW for all",
     )
-    lr: float = Field(default=1e-3, gt=0, description="highest learning rate")
+    lr: float = Field(default=7e-4, gt=0, description="highest learning rate")
     warmup_steps: int = Field(default=100, ge=0, description="steps until it is reached")
     final_lr_fraction: float = Field(default=0.01, ge=0, le=1, description="lr of the last step over the highest")
     weight_decay: float = Field(
-        default=0.1, ge=0, description="on matrices; never on norms, biases, tables by element or task"
+        default=0.2, ge=0, description="on matrices; never on norms, biases, tables by element or task"
     )
     clip: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
-    ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the mean of weights that is saved")
+    ema_decay: float = Field(default=0.998, ge=0, lt=1, description="of the mean of weights that is saved")
     groups: list[ParameterGroup] = Field(
         default=[], description="slower or faster parameters: [{match: '*embedding', lr_factor: 0.1}]; the first counts"
     )
