@@ -10,12 +10,13 @@ of all kinds, and where it is; ends with code 1 where that is more than rounding
 
 import argparse
 import json
+import math
 import sys
 
 import torch
 
 from janus_graph import build_graph
-from janus_train.recipes.matris_check import values_and_gradients
+from janus_train.recipes.matris_check import ROUNDINGS, differences, values_and_gradients
 from matris_model import PLAIN, Formulas, MatRISMoE, fused_formulas, golden_structures, preset_config, triton_formulas
 
 FORMULAS = {
@@ -24,8 +25,6 @@ FORMULAS = {
     "triton": triton_formulas,
     "triton and fused": lambda: triton_formulas(fused_formulas()),
 }
-# Units of a precision: what a training with fast formulas allows before it begins.
-ROUNDINGS = 300
 
 
 def difference(preset: str, formulas: Formulas, device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
@@ -35,16 +34,10 @@ def difference(preset: str, formulas: Formulas, device: torch.device, dtype: tor
     structures = golden_structures(expected_of)
     graph = build_graph(structures, config.cutoff, config.near_cutoff)
     found_of = MatRISMoE(config, 0, formulas).to(device, dtype)
-    expected, found = (
-        values_and_gradients(expected_of.double(), graph),
-        values_and_gradients(found_of, graph.to(device)),
-    )
-    largest = max(float(values.abs().max()) for values in expected.values() if values.numel())
-    return max(
-        (float((found[name].cpu() - values).abs().max()) / (float(values.abs().max()) + largest / 100), name)
-        for name, values in expected.items()
-        if values.numel()
-    )
+    expected = values_and_gradients(expected_of.double(), graph)
+    found = values_and_gradients(found_of, graph.to(device))
+    relative = [(off / size, name) for name, off, size in differences(expected, found)]
+    return max(relative, key=lambda one: math.inf if math.isnan(one[0]) else one[0])
 
 
 def main() -> None:

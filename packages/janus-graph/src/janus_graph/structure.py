@@ -85,8 +85,8 @@ class Structure:
         if not all(math.isfinite(entry) for row in cell for entry in row):
             raise ValueError("the cell has entries that are not finite")
         rows = [row for row, repeats in zip(cell, periodic, strict=True) if repeats]
-        lengths = [math.hypot(*row) for row in rows]
-        if rows and not _content(rows) > _FLATTEST_CELL * math.prod(lengths):
+        if rows and _is_flat(rows):
+            lengths = [math.hypot(*row) for row in rows]
             raise ValueError(
                 f"the cell has no volume along its periodic directions (periodic = {periodic}, "
                 f"lengths = {lengths} Å); give lattice vectors or set pbc to F F F"
@@ -125,7 +125,10 @@ def structures_end_to_end(
     ends = list(itertools.accumulate(counts))
     parts = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
     fields = zip(parts, cells, periodic, charges_and_spins, strict=True)
-    if not _all_are_right(counts, atomic_numbers, positions, cells, periodic, charges_and_spins):
+    spins_are_right = all(spin >= 1 for _, spin in charges_and_spins)
+    if not (
+        spins_are_right and _atoms_are_right(counts, atomic_numbers, positions) and _cells_are_right(cells, periodic)
+    ):
         return [
             Structure(atomic_numbers[at], positions[at], cell, repeats, charge, spin)
             for at, cell, repeats, (charge, spin) in fields
@@ -141,34 +144,34 @@ def structures_end_to_end(
     return found
 
 
-def _all_are_right(
-    counts: Sequence[int],
-    atomic_numbers: Int64[np.ndarray, "all_atoms"],
-    positions: Float64[np.ndarray, "all_atoms 3"],
-    cells: Float64[np.ndarray, "structures 3 3"],
-    periodic: Bool[np.ndarray, "structures 3"],
-    charges_and_spins: Sequence[tuple[int, int]],
+def _atoms_are_right(
+    counts: Sequence[int], atomic_numbers: Int64[np.ndarray, "all_atoms"], positions: Float64[np.ndarray, "all_atoms 3"]
 ) -> bool:
-    """Whether no structure of these would be refused; false where one might."""
-    types = [str(array.dtype) for array in (atomic_numbers, positions, cells, periodic)]
-    if types != ["int64", "float64", "float64", "bool"] or positions.shape != (len(atomic_numbers), 3):
+    """Whether atoms of none of the structures would be refused; false where they might."""
+    if (str(atomic_numbers.dtype), str(positions.dtype)) != ("int64", "float64"):
         return False
-    if not len(counts) or min(counts) < 1 or min(spin for _, spin in charges_and_spins) < 1:
+    if positions.shape != (len(atomic_numbers), 3) or not len(counts) or min(counts) < 1:
         return False
-    if atomic_numbers.min() < 1 or atomic_numbers.max() > HIGHEST_ATOMIC_NUMBER:
-        return False
-    if not (np.isfinite(positions).all() and np.isfinite(cells).all()):
+    in_table = atomic_numbers.min() >= 1 and atomic_numbers.max() <= HIGHEST_ATOMIC_NUMBER
+    return bool(in_table and np.isfinite(positions).all())
+
+
+def _cells_are_right(cells: Float64[np.ndarray, "structures 3 3"], periodic: Bool[np.ndarray, "structures 3"]) -> bool:
+    """Whether cells of none of the structures would be refused; false where they might."""
+    if (str(cells.dtype), str(periodic.dtype)) != ("float64", "bool") or not np.isfinite(cells).all():
         return False
     whole, some = periodic.all(axis=1), periodic.any(axis=1)
     lengths = np.sqrt(np.square(cells[whole]).sum(axis=2)).prod(axis=1)
     # A hair more than is asked for one by one, so that rounding of either never decides.
     if (np.abs(np.linalg.det(cells[whole])) <= 2 * _FLATTEST_CELL * lengths).any():
         return False
-    for cell, repeats in zip(cells[some & ~whole], periodic[some & ~whole], strict=True):
-        rows = cell[repeats].tolist()
-        if not _content(rows) > _FLATTEST_CELL * math.prod(math.hypot(*row) for row in rows):
-            return False
-    return True
+    slabs = some & ~whole
+    return not any(_is_flat(cell[axes].tolist()) for cell, axes in zip(cells[slabs], periodic[slabs], strict=True))
+
+
+def _is_flat(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether lattice vectors span hardly anything for their lengths."""
+    return not _content(rows) > _FLATTEST_CELL * math.prod(math.hypot(*row) for row in rows)
 
 
 def _content(rows: Sequence[Sequence[float]]) -> float:

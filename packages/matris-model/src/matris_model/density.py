@@ -20,8 +20,8 @@ from matris_model.harmonics import raising_coefficients, spherical_harmonics
 # Neighbours that features are divided by, once a sum: about as many as count in a solid.
 _TYPICAL_SUM = 4.0
 _PRODUCTS_OF_THREE = 2
-# Σ of the squares of what raises degree 1 to 2 is one over this, for each harmonic of degree 2.
-_SQUARE_OF_RAISING = 6 / 5
+# Means over the sphere of two harmonics of degree 1 and one of degree 2, over what raises degree 1 to 2.
+_MEANS_OVER_RAISING = 6 / 5
 # Atoms of an element after which its own mean and spread count as much as those of all elements together.
 _SHRINKAGE = 10.0
 _LEAST_SPREAD = 1e-2
@@ -99,7 +99,7 @@ class DensityEmbedding(nn.Module):
         of_vectors, second, third = self.mix_of_three
         vectors, quadrupoles = sums[:, 1:4] / math.sqrt(3), sums[:, 4:9]
         # 3 r̂ r̂ᵀ − 1 is the part of degree 2 of the products of harmonics of degree 1.
-        to_tensors = _SQUARE_OF_RAISING * raising.flatten(0, 1)
+        to_tensors = _MEANS_OVER_RAISING * raising.flatten(0, 1)
         tensors, seconds, thirds = (
             (to_tensors @ part).unflatten(1, (3, 3))
             for part in (quadrupoles, quadrupoles @ second, quadrupoles @ third)

@@ -75,7 +75,7 @@ def first_row(path: Path) -> dict[str, Any]:
     with open_lmdb(path) as file, file.begin() as transaction:
         beyond, deleted = _numbers(transaction, path)
         number = next((number for number in range(1, beyond) if number not in deleted), 0)
-        return carried_by(_plain_row(RowDecoder()(transaction.get(str(number).encode()), f"row {number} of {path}")))
+        return carried_by(RowDecoder()(transaction.get(str(number).encode()), f"row {number} of {path}"))
 
 
 class RowDecoder:
@@ -113,7 +113,8 @@ class RowDecoder:
             except ValueError:
                 # Which knows NaN and Infinity, as ASE writes them.
                 return dict(json.loads(text))
-            return self._wanted(row) if len(text) > _SHORT else dict(row.as_dict())
+            short: dict[str, Any] | None = row.as_dict() if len(text) <= _SHORT else None
+            return self._wanted(row) if short is None else short
         except self._errors as error:
             raise UserError(f"{origin} cannot be decoded ({error}); the file is damaged, or no aselmdb") from error
 
@@ -139,7 +140,7 @@ class RowDecoder:
 
 def carried_by(row: Mapping[str, Any]) -> dict[str, Any]:
     """Everything a row carries beside its structure: results before key-value pairs before data."""
-    carried = {**_mapping(row.get("data")), **_mapping(row.get("key_value_pairs")), **row}
+    carried = _plain_row(_merged(row))
     for name in _NO_LABELS:
         carried.pop(name, None)
     return carried
@@ -150,8 +151,7 @@ def frames_of_rows(
 ) -> list[Frame]:
     """The frames of decoded rows: together where all are written in the usual way, else one by one."""
     try:
-        carried = [{**_inner(row, "data"), **_inner(row, "key_value_pairs"), **row} for row in rows]
-        return frames_together(rows, carried, keys, default_task, origins)
+        return frames_together(rows, [_merged(row) for row in rows], keys, default_task, origins)
     except Unusual:
         return [frame_of_row(row, keys, default_task, at) for row, at in zip(rows, origins, strict=True)]
 
@@ -186,16 +186,15 @@ def _numbers(transaction: lmdb.Transaction, path: Path) -> tuple[int, frozenset[
     return int(json.loads(zlib.decompress(beyond))), frozenset(gone)
 
 
-def _inner(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = row.get(name)
-    return value if isinstance(value, dict) else _mapping(value)
+def _merged(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_mapping(row.get("data")), **_mapping(row.get("key_value_pairs")), **row}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     """Data are a mapping, or the text of one."""
     if isinstance(value, str):
         value = json.loads(value)
-    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:

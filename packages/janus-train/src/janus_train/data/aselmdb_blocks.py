@@ -54,7 +54,7 @@ def _frames(
 ) -> list[Frame]:
     numbers, shapes = _end_to_end([row["numbers"] for row in rows], "int64")
     counts = [count for (count,) in shapes]
-    positions = _rows_of_atoms([row["positions"] for row in rows], counts)
+    positions = _of_atoms([row["positions"] for row in rows], counts, 3)
     structures = structures_end_to_end(
         counts,
         numbers,
@@ -76,9 +76,9 @@ def _frames(
 
     labels = zip(
         of_present(keys.energy, lambda values, _: [_energy(value) for value in values]),
-        of_present(keys.forces, lambda values, atoms: _split(_rows_of_atoms(values, atoms), atoms)),
+        of_present(keys.forces, lambda values, atoms: _split(_of_atoms(values, atoms, 3), atoms)),
         of_present(keys.stress, lambda values, _: _stresses(values)),
-        of_present(keys.magmoms, lambda values, atoms: _split(_numbers_of_atoms(values, atoms), atoms)),
+        of_present(keys.magmoms, lambda values, atoms: _split(_of_atoms(values, atoms), atoms)),
         strict=True,
     )
     return [
@@ -116,18 +116,12 @@ def _alike(values: Sequence[Any], kind: str, shape: tuple[int, ...]) -> Array:
     return joined.reshape(len(values), *shape)
 
 
-def _rows_of_atoms(values: Sequence[Any], counts: Sequence[int]) -> Array:
+def _of_atoms(values: Sequence[Any], counts: Sequence[int], *width: int) -> Array:
+    """So many numbers of each atom."""
     joined, shapes = _end_to_end(values, "float64")
-    if shapes != [(count, 3) for count in counts]:
+    if shapes != [(count, *width) for count in counts]:
         raise Unusual("other numbers of atoms")
-    return joined.reshape(-1, 3)
-
-
-def _numbers_of_atoms(values: Sequence[Any], counts: Sequence[int]) -> Array:
-    joined, shapes = _end_to_end(values, "float64")
-    if shapes != [(count,) for count in counts]:
-        raise Unusual("other numbers of atoms")
-    return joined
+    return joined.reshape(-1, *width)
 
 
 def _stresses(values: Sequence[Any]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from matris_model import PLAIN, Formulas, MatRISMoE, golden_structures
 
 # Units of the weights' precision times the size of what is compared. Compiled formulas came within 8 of the plain ones
 # on two presets, and single precision within 28 of double.
-_ROUNDINGS = 300.0
+ROUNDINGS = 300.0
 
 
 def check_formulas(model: MatRISMoE, formulas: Formulas, device: torch.device) -> None:
@@ -37,18 +37,24 @@ def check_formulas(model: MatRISMoE, formulas: Formulas, device: torch.device) -
     plain, fast = (MatRISMoE(shape, 0, made).to(device, model.dtype) for made in (PLAIN, formulas))
     graph = build_graph(golden_structures(plain), shape.cutoff, shape.near_cutoff).to(device)
     expected, found = values_and_gradients(plain, graph), values_and_gradients(fast, graph)
-    largest = max(float(values.abs().max()) for values in expected.values() if values.numel())
-    for name, values in expected.items():
-        if not values.numel():
-            continue
-        allowed = _ROUNDINGS * torch.finfo(model.dtype).eps * (float(values.abs().max()) + largest / 100)
-        off = float((found[name] - values).abs().max())
+    for name, off, size in differences(expected, found):
+        allowed = ROUNDINGS * torch.finfo(model.dtype).eps * size
         if not off <= allowed:
             raise UserError(
                 f"the fast formulas (model.fused, model.triton) do not compute what the plain ones do on {device}: "
                 f"{name} differs by {off:.2e} on small structures, and {allowed:.1e} is allowed. Leave the switch out; "
                 "the versions of torch and triton, or the device's driver, do not go together with these kernels"
             )
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[tuple[str, float, float]]:
+    """The largest difference of each kind of value, and the size it is to be judged by: the largest value of that kind
+    and a hundredth of the largest of all kinds."""
+    largest = max(float(values.abs().max()) for values in expected.values() if values.numel())
+    for name, values in expected.items():
+        if values.numel():
+            off = float((found[name].to(values.device) - values).abs().max())
+            yield name, off, float(values.abs().max()) + largest / 100
 
 
 def values_and_gradients(model: MatRISMoE, graph: AtomGraph) -> Mapping[str, Tensor]:
