@@ -1,6 +1,7 @@
 """What the Triton kernels take beside plain and fused formulas, on a GPU: value, first and second derivative of each.
 
     python benchmarks/kernels.py [PRESET] [--atoms N] [--near N] [--edges N] [--rounds N]
+        [--ways plain fused triton]
 
 Each part alone, on random numbers of the preset's sizes: `near` (attention among near edges), `around` (attention of
 atoms over messages), `product` (rows times the matrix of their element). Milliseconds, medians of CUDA events after a
@@ -22,6 +23,7 @@ from janus_moe import GroupedProduct, group_rows, loop_product
 from matris_model import PLAIN, Formulas, MatRISMoEConfig, fused_formulas, preset_config, triton_formulas
 from matris_model.geometry import Geometry, graph_geometry
 
+WAYS: dict[str, Callable[[], Formulas]] = {"plain": lambda: PLAIN, "fused": fused_formulas, "triton": triton_formulas}
 Part = tuple[Callable[..., Tensor], list[Tensor]]
 
 
@@ -111,19 +113,21 @@ def main() -> None:
     arguments.add_argument("--near", type=int, default=30, help="near edges of an atom")
     arguments.add_argument("--edges", type=int, default=70, help="edges of an atom")
     arguments.add_argument("--rounds", type=int, default=20)
+    arguments.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="compiling takes minutes")
     options = arguments.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("kernels are timed on a CUDA device, and torch sees none here; run this where there is one")
     config = preset_config(options.preset)
-    ways = {"plain": PLAIN, "fused": fused_formulas(), "triton": triton_formulas()}
+    ways = {name: WAYS[name]() for name in options.ways}
     geometries = {name: geometry_of(options.atoms, options.near, options.edges, config, f.tables)
                   for name, f in ways.items()}  # fmt: skip
     ways["loop"] = replace(PLAIN, product=loop_product)
-    rows = len(geometries["plain"].centre)
+    first = next(iter(geometries.values()))
+    rows = len(first.centre)
     parts = {
         "near": {name: near_part(ways[name], geometries[name], config) for name in geometries},
         "around": {name: around_part(ways[name], geometries[name], config) for name in geometries},
-        "product": {name: product_part(ways[name].product, rows, config) for name in ("plain", "loop", "triton")},
+        "product": {name: product_part(ways[name].product, rows, config) for name in ways if name != "fused"},
     }
     results = {
         part: {
@@ -135,7 +139,7 @@ def main() -> None:
     }
     print(json.dumps({
         **vars(options), "gpu": torch.cuda.get_device_name(), "torch": torch.__version__,
-        "near_edges": len(geometries["plain"].near.edges), "all_edges": rows, **results,
+        "near_edges": len(first.near.edges), "all_edges": rows, **results,
     }, indent=1))  # fmt: skip
 
 

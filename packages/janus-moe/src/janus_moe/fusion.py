@@ -55,7 +55,7 @@ def twice_differentiable(
     class Gradient(Function):
         @staticmethod
         def forward(outer: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-            return tuple(compiled_gradient(outer, *inputs))
+            return tuple(compiled_gradient(*_detached(outer, *inputs)))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -66,12 +66,12 @@ def twice_differentiable(
         def backward(ctx: Any, *outers: Tensor) -> tuple[Tensor, ...]:
             if torch.is_grad_enabled():  # a third derivative is wanted
                 return curvature(outers, *ctx.saved_tensors)
-            return tuple(compiled_curvature(outers, *ctx.saved_tensors))
+            return tuple(compiled_curvature(_detached(*outers), *_detached(*ctx.saved_tensors)))
 
     class Value(Function):
         @staticmethod
         def forward(*inputs: Tensor) -> Tensor:
-            return value(*inputs)
+            return value(*_detached(*inputs))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -85,6 +85,12 @@ def twice_differentiable(
         return Value.apply(*inputs)  # type: ignore[no-untyped-call]
 
     return apply
+
+
+def _detached(*tensors: Tensor) -> tuple[Tensor, ...]:
+    # A compiler looks at what its inputs were made of, though these functions are plain and autograd's nodes are their
+    # graph: it makes a variant for each kind, and on the thread of a GPU's backward pass torch 2.11 fails over it.
+    return tuple(tensor.detach() for tensor in tensors)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
