@@ -21,6 +21,7 @@ from janus_train.data.columns import SPLITS
 from janus_train.data.files import STORE_FILE
 from janus_train.data.sizes import frame_sizes
 from janus_train.data.split import marked, set_aside
+from janus_train.data.statistics import fit_statistics
 from janus_train.data.store import Store
 from janus_train.data.store.files import COLUMN_TYPES, FORMAT, SIZE_TYPES, sizes_path, write_json
 
@@ -53,7 +54,9 @@ class MostMemory:
 
 
 def write_index(path: Path, rows: int, split: bool) -> None:
-    """Three elements a frame, groups of about twenty frames, one in twenty for validation if frames are marked."""
+    """Groups of about twenty frames, each group of a composition of three elements; one frame in twenty for validation,
+    if frames are marked.
+    """
     path.mkdir(parents=True, exist_ok=True)
     sizes = sizes_path(path, *CUTOFFS)
     sizes.mkdir(exist_ok=True)
@@ -65,17 +68,30 @@ def write_index(path: Path, rows: int, split: bool) -> None:
             array[start : start + _PART] = values(start, min(_PART, count - start))
         array.flush()
 
+    def atoms_of(row: np.ndarray, place: int) -> np.ndarray:
+        return 1 + (row // 20 * (7, 13, 17)[place]) % (29, 31, 37)[place]
+
+    def element_of(row: np.ndarray, place: int) -> np.ndarray:
+        return 1 + 3 * (row // 20 % 30) + place
+
+    def contents(start: int, count: int, values) -> np.ndarray:
+        """Of each frame's three entries; parts begin anywhere."""
+        entries = start + np.arange(count)
+        return np.choose(entries % 3, [values(entries // 3, place) for place in range(3)])
+
     makers = {
-        "atoms": lambda _, n: rng.integers(2, 200, n), "task": lambda _, n: rng.integers(0, 3, n),
+        "atoms": lambda start, n: sum(atoms_of(start + np.arange(n), place) for place in range(3)),
+        "task": lambda _, n: rng.integers(0, 3, n),
         "split": lambda _, n: np.where(rng.random(n) < 0.05, SPLITS.index("val"), 1) if split else np.zeros(n),
         "group": lambda start, n: (start + np.arange(n)) // 20 + 1, "labels": lambda _, n: np.full(n, 7),
-        "energy": lambda _, n: rng.normal(size=n), "geometry": lambda _, n: rng.integers(1, 1 << 62, n),
+        "energy": lambda _, n: rng.normal(size=n), "force_square": lambda _, n: rng.random(n),
+        "geometry": lambda _, n: rng.integers(1, 1 << 62, n),
     }  # fmt: skip
     for name, maker in makers.items():
         column(path / f"{name}.npy", COLUMN_TYPES[name], rows, maker)
     column(path / "first.npy", "<i8", rows + 1, lambda start, n: 3 * (start + np.arange(n)))
-    column(path / "element.npy", "|u1", 3 * rows, lambda start, n: 1 + (start + np.arange(n)) % 3)
-    column(path / "count.npy", "<i4", 3 * rows, lambda _, n: np.full(n, 10))
+    column(path / "element.npy", "|u1", 3 * rows, lambda start, n: contents(start, n, element_of))
+    column(path / "count.npy", "<i4", 3 * rows, lambda start, n: contents(start, n, atoms_of))
     column(sizes / "edges.npy", SIZE_TYPES["edges"], rows, lambda _, n: rng.integers(20, 8000, n))
     column(sizes / "near_pairs.npy", SIZE_TYPES["near_pairs"], rows, lambda _, n: rng.integers(20, 80000, n))
     column(sizes / "element_edges.npy", SIZE_TYPES["element_edges"], 3 * rows, lambda _, n: np.full(n, 100))
@@ -103,6 +119,8 @@ def begin_epoch(path: Path, budget: int) -> dict[str, float]:
     val = ChosenFrames(choose([shelf], [aside]), store.columns.tasks)
     del aside
     lap("split")
+    fit_statistics(train, store.columns.tasks)
+    lap("references")
     sizes = frame_sizes(train, *CUTOFFS)
     batches = epoch_batches(sizes.edges, budget, 0, 0)
     lap("epoch")
@@ -119,7 +137,7 @@ def main() -> None:
     parser.add_argument(
         "--marked", action="store_true", help="frames are marked train or val; else groups are set aside"
     )
-    parser.add_argument("--directory", type=Path, help="where to write the index, some 60 bytes a row; kept if given")
+    parser.add_argument("--directory", type=Path, help="where to write the index, some 80 bytes a row; kept if given")
     arguments = parser.parse_args()
     path = arguments.directory or Path(tempfile.mkdtemp())
     try:

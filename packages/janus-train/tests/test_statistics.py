@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from janus_graph import Structure
 from janus_train.config import ReferencesConfig, TaskReferences
-from janus_train.data.energy_rows import EnergyRows, element_counts
+from janus_train.data.columns import columns_of
+from janus_train.data.energy_rows import _BLOCK, EnergyRows, element_counts
 from janus_train.data.frame import Frame
 from janus_train.data.reference_table import about_references, references_text
 from janus_train.data.statistics import Given, fit_statistics, require_determined, undetermined_frames
@@ -85,6 +86,42 @@ def test_frames_that_pass_by_once_give_the_least_squares_of_all_their_rows(rows,
         assert len(found.directions) == len(present) - found.rank
     residual = left - (fractions @ found.energies[present] if present else 0.0)
     assert found.residual == pytest.approx(np.sqrt(np.mean(residual**2)), abs=1e-8)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([1, 6, 8, 26]), min_size=1, max_size=6), max_size=20),
+    st.integers(0, 20),
+)
+def test_rows_say_the_same_one_by_one_from_columns_and_of_two_parts(compositions: list[list[int]], cut: int):
+    frames = [frame(numbers, -3.0 * len(numbers) + place) for place, numbers in enumerate(compositions)]
+    one_by_one, first, second = EnergyRows(), EnergyRows(), EnergyRows()
+    for each in frames:
+        assert each.energy is not None
+        one_by_one.add(element_counts(each.structure.atomic_numbers), each.energy)
+    first.add_columns(columns_of(frames[:cut]))
+    second.add_columns(columns_of(frames[cut:]))
+    for found in (first.with_rows_of(second), second.with_rows_of(first)):
+        expected, fit = one_by_one.fit({}), found.fit({})
+        assert found.count == len(frames)
+        assert found.present.tolist() == one_by_one.present.tolist()
+        assert found.mean == pytest.approx(one_by_one.mean)
+        assert fit.fitted == expected.fitted
+        assert fit.rank == expected.rank
+        assert fit.energies == pytest.approx(expected.energies, abs=1e-8)
+        assert fit.residual == pytest.approx(expected.residual, abs=1e-8)
+
+
+def test_blocks_are_full_in_the_middle_of_columns():
+    """Four blocks and a bit, in parts of which none ends where a block does."""
+    compositions = [[1] * (1 + place % 3) + [8] * (1 + place % 5) for place in range(4 * _BLOCK + 17)]
+    frames = [frame(numbers, FREE[1] * numbers.count(1) + FREE[8] * numbers.count(8)) for numbers in compositions]
+    seen = EnergyRows()
+    for start in range(0, len(frames), 1500):
+        seen.add_columns(columns_of(frames[start : start + 1500]))
+    found = seen.fit({})
+    assert seen.count == len(frames)
+    assert {z: found.energies[z] for z in (1, 8)} == pytest.approx({1: FREE[1], 8: FREE[8]})
+    assert found.residual == pytest.approx(0, abs=1e-8)
 
 
 def test_isolated_atoms_in_their_ground_state_are_the_references_where_each_element_has_one():
@@ -249,6 +286,6 @@ def test_people_and_programs_are_told_where_references_come_from():
 @given(st.lists(st.lists(st.integers(1, 118), min_size=1, max_size=5), max_size=5))
 def test_atoms_are_counted_by_element_over_all_tasks(compositions: list[list[int]]):
     frames = [frame(numbers, None, task="ab"[place % 2]) for place, numbers in enumerate(compositions)]
-    found = fit_statistics(iter(frames), ["a", "b"]).atoms
+    found = fit_statistics(frames, ["a", "b"]).atoms
     every = [z for numbers in compositions for z in numbers]
     assert found.tolist() == [every.count(z) for z in range(119)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.io import write
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from janus_train.data.columns import COLUMN_NAMES, columns_of, formulas
 from janus_train.data.frame import Frame
 from janus_train.data.load import coverage, data_fingerprint, load_data
 from janus_train.data.read import read_frames
+from janus_train.data.statistics import fit_statistics
 from janus_train.data.store import Conversion, Store, convert, measure_sizes, stored_sizes
 from janus_train.data.store.codec import decode_frame, encode_frame
 from janus_train.failure import UserError
@@ -226,6 +228,29 @@ def test_training_sees_the_same_frames_from_a_store_as_from_its_files(source: Pa
         for seed in (0, 0, 1)
     }
     assert len(fingerprints) == 1  # marked frames are not set aside at random
+
+
+def test_statistics_of_a_store_are_those_of_its_frames_and_read_single_atoms_only(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    apart = [Atoms("O", info={"energy": -75.0 - n, "task": "b"}, pbc=n == 1, cell=np.eye(3) * 9) for n in range(3)]
+    write(tmp_path / "atoms.extxyz", apart)
+    sources = tuple((path, KeyNames(), "") for path in (source, tmp_path / "atoms.extxyz"))
+    convert(Conversion(sources), tmp_path / "store")
+    frames = [frame for path, keys, _ in sources for frame in read_frames(path, keys)]
+    expected = fit_statistics(frames, ["a", "b"])
+    read: list[int] = []
+    item = Store._item
+    monkeypatch.setattr(Store, "_item", lambda store, place: (read.append(place), item(store, place))[1])
+    store = Store(tmp_path / "store")
+    chosen = ChosenFrames(choose([Shelf(store, store.columns)], [np.ones(len(store), bool)]), ["a", "b"])
+    for found in (fit_statistics(store, ["a", "b"]), fit_statistics(chosen, ["a", "b"])):
+        np.testing.assert_array_equal(found.references, expected.references)
+        np.testing.assert_array_equal(found.scales, expected.scales)
+        np.testing.assert_array_equal(found.residuals, expected.residuals)
+        np.testing.assert_array_equal(found.atoms, expected.atoms)
+        assert found.warnings == expected.warnings
+    assert set(read) == {place for place, frame in enumerate(frames) if len(frame.structure) == 1}
 
 
 def test_frames_of_a_store_that_name_no_task_get_that_of_their_source(tmp_path: Path):

@@ -29,6 +29,7 @@ class Columns:
         group: checksum of its group's name; 0 for a frame that stands alone.
         labels: bit n is set where it has the n-th of `LABELS`.
         energy: eV; NaN where it has none.
+        force_square: sum of its squared force components, eV²/Å²; zero where it has no forces.
         first: of its entries in `element` and `count`; one more than there are rows.
         element: atomic numbers in it, ascending.
         count: atoms of each.
@@ -41,6 +42,7 @@ class Columns:
     group: UInt64[np.ndarray, "rows"]
     labels: UInt8[np.ndarray, "rows"]
     energy: Float64[np.ndarray, "rows"]
+    force_square: Float64[np.ndarray, "rows"]
     first: Int64[np.ndarray, "rows+1"]
     element: UInt8[np.ndarray, "entries"]
     count: Int32[np.ndarray, "entries"]
@@ -85,7 +87,7 @@ class Columns:
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
 
-PER_ROW = ("atoms", "task", "split", "group", "labels", "energy")
+PER_ROW = ("atoms", "task", "split", "group", "labels", "energy", "force_square")
 """Columns with one value a row."""
 COLUMN_NAMES = tuple(field.name for field in fields(Columns) if field.name != "tasks")
 
@@ -107,6 +109,7 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
         group=np.array([checksum(frame.group) for frame in frames], dtype=np.uint64),
         labels=np.array([sum(label_bit(label) for label in LABELS if frame.has(label)) for frame in frames], np.uint8),
         energy=np.array([np.nan if frame.energy is None else frame.energy for frame in frames], dtype=np.float64),
+        force_square=np.array([0.0 if f.forces is None else (f.forces**2).sum() for f in frames], dtype=np.float64),
         first=starts_of(sizes),
         element=np.concatenate([np.zeros(0), *(elements for elements, _ in contents)]).astype(np.uint8),
         count=np.concatenate([np.zeros(0), *(counts for _, counts in contents)]).astype(np.int32),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from janus_graph import HIGHEST_ATOMIC_NUMBER
+from janus_train.data.columns import Columns, formulas
 
 _ELEMENTS = HIGHEST_ATOMIC_NUMBER + 1
 # Frames that are taken in at once.
@@ -58,18 +59,48 @@ class EnergyRows:
         self._fractions = np.zeros(_ELEMENTS)
         self.present: Int64[np.ndarray, "elements"] = np.zeros(_ELEMENTS, dtype=np.int64)
         self._factor = np.zeros((0, _ELEMENTS + 1))
-        self._waiting: list[np.ndarray] = []
+        self._waiting, self._filled = np.zeros((0, _ELEMENTS + 1)), 0
 
     def add(self, counts: Int64[np.ndarray, "elements"], energy: float) -> None:
         """Takes in a frame: its atoms of each element, of which there is at least one, and its energy in eV."""
-        atoms = counts.sum()
-        self._waiting.append(np.append(counts / atoms, energy / atoms))
-        self.count += 1
-        self._total += energy / atoms
-        self._fractions += counts / atoms
         self.present += counts
-        if len(self._waiting) == _BLOCK:
-            self._take_in()
+        row = np.append(counts, energy)[None] / counts.sum()
+        self._count(row, np.ones(1))
+        self._fill(row)
+
+    def add_columns(self, columns: Columns) -> None:
+        """Takes in frames, all of which have an energy and at least one atom.
+
+        Of those with the same fractions of elements there is one row, with their mean energy and as much weight as
+        they have together, and what they scatter is added to what is left.
+        """
+        self.present += atoms_of_elements(columns)
+        per_atom = columns.energy / columns.atoms
+        _, firsts, alike = np.unique(formulas(columns), return_index=True, return_inverse=True)
+        weights = np.bincount(alike, minlength=len(firsts)).astype(np.float64)
+        means = np.bincount(alike, per_atom, minlength=len(firsts)) / weights
+        for start in range(0, len(firsts), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            distinct = columns.take(firsts[part])
+            rows = np.zeros((len(distinct), _ELEMENTS + 1))
+            rows[distinct.row_of_entry(), distinct.element] = distinct.count
+            rows /= distinct.atoms[:, None]
+            rows[:, -1] = means[part]
+            self._count(rows, weights[part])
+            self._fill(rows * np.sqrt(weights[part])[:, None])
+        scatter = np.zeros((1, _ELEMENTS + 1))
+        scatter[0, -1] = np.sqrt(((per_atom - means[alike]) ** 2).sum())
+        self._fill(scatter)
+
+    def with_rows_of(self, other: EnergyRows) -> EnergyRows:
+        """What the frames of both say together."""
+        both = EnergyRows()
+        both.count, both._total = self.count + other.count, self._total + other._total
+        both._fractions, both.present = self._fractions + other._fractions, self.present + other.present
+        self._take_in()
+        other._take_in()
+        both._factor = np.asarray(np.linalg.qr(np.concatenate([self._factor, other._factor]), mode="r"))
+        return both
 
     @property
     def mean(self) -> float:
@@ -109,11 +140,27 @@ class EnergyRows:
         left = self._factor[:, :-1] @ energies - self._factor[:, -1]
         return float(np.sqrt((left**2).sum() / max(self.count, 1)))
 
+    def _count(self, rows: Float64[np.ndarray, "rows columns"], frames: Float64[np.ndarray, "rows"]) -> None:
+        self.count += int(frames.sum())
+        self._total += float(rows[:, -1] @ frames)
+        self._fractions += frames @ rows[:, :-1]
+
+    def _fill(self, rows: Float64[np.ndarray, "rows columns"]) -> None:
+        """Rows wait for others, and are taken in with them."""
+        if not len(self._waiting):
+            self._waiting = np.zeros((_BLOCK, _ELEMENTS + 1))
+        while len(rows):
+            now, rows = rows[: _BLOCK - self._filled], rows[_BLOCK - self._filled :]
+            self._waiting[self._filled : self._filled + len(now)] = now
+            self._filled += len(now)
+            if self._filled == _BLOCK:
+                self._take_in()
+
     def _take_in(self) -> None:
-        if self._waiting:
-            rows = np.concatenate([self._factor, np.stack(self._waiting)])
+        if self._filled:
+            rows = np.concatenate([self._factor, self._waiting[: self._filled]])
             self._factor = np.asarray(np.linalg.qr(rows, mode="r"))
-            self._waiting = []
+            self._filled = 0
 
 
 def _least_squares(
@@ -125,6 +172,12 @@ def _least_squares(
         target = np.concatenate([target, np.zeros(count)])
     solution: Float64[np.ndarray, "fitted"] = np.linalg.lstsq(columns, target, rcond=_RANK_TOLERANCE)[0]
     return solution
+
+
+def atoms_of_elements(columns: Columns) -> Int64[np.ndarray, "elements"]:
+    """Atoms of each element in all rows together."""
+    found = np.bincount(columns.element, columns.count, minlength=_ELEMENTS)  # whole numbers: exact in float64
+    return found.astype(np.int64)
 
 
 def element_counts(atomic_numbers: Sequence[int] | np.ndarray) -> Int64[np.ndarray, "elements"]:

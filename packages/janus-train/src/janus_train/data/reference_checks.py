@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Int64
 
 from janus_train.data.energy_rows import EnergyFit, EnergyRows
 
@@ -16,13 +16,15 @@ _FAR = 40.0
 
 
 class TaskEnergies(Protocol):
-    """What is known of a task's energies: of all frames, those with several atoms, isolated atoms, and by element."""
+    """What is known of a task's energies: frames with several atoms, isolated atoms, and frames by element."""
 
-    rows: EnergyRows
     bound: EnergyRows
     isolated: dict[int, float]
-    frames_of: Counter[int]
-    origin_of: dict[int, str]
+    frames_of: Int64[np.ndarray, "elements"]
+
+    def origin_of(self, element: int) -> str:
+        """Of the last frame with an element."""
+        ...
 
 
 def suspicions(seen: TaskEnergies, fit: EnergyFit) -> list[str]:
@@ -50,8 +52,8 @@ def suspicions(seen: TaskEnergies, fit: EnergyFit) -> list[str]:
                 f"the isolated {chemical_symbols[z]} atom has {energy:.3f} eV, and least squares on the other frames "
                 f"give {alone.energies[z]:.3f} eV; was it computed with the same settings?"
             )
-    single = [z for z in fit.fitted if z not in fit.open and seen.frames_of.get(z, 0) == 1 and z not in seen.isolated]
+    single = [z for z in fit.fitted if z not in fit.open and seen.frames_of[z] == 1 and z not in seen.isolated]
     return found + [
-        f"{chemical_symbols[z]} is in one frame only, {seen.origin_of[z]}, whose whole error is in its reference energy"
+        f"{chemical_symbols[z]} is in one frame only, {seen.origin_of(z)}, whose whole error is in its reference energy"
         for z in single
     ]

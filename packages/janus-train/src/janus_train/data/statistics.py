@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from janus_graph import HIGHEST_ATOMIC_NUMBER
 from janus_train.config.references import ReferencesConfig
-from janus_train.data.energy_rows import EnergyFit, EnergyRows, element_counts
+from janus_train.data.chosen import column_parts
+from janus_train.data.columns import Columns
+from janus_train.data.energy_rows import EnergyFit, EnergyRows, atoms_of_elements, element_counts
 from janus_train.data.frame import Frame
 from janus_train.data.reference_checks import suspicions
 from janus_train.data.reference_table import table_of
@@ -76,18 +77,19 @@ class Statistics:
 
 
 def fit_statistics(
-    frames: Iterable[Frame],
+    frames: Sequence[Frame],
     tasks: Sequence[str],
     config: ReferencesConfig | None = None,
     given: Mapping[str, Given] | None = None,
 ) -> Statistics:
-    """Reference energies and scales of each task, and atoms, in one pass over the frames.
+    """Reference energies and scales of each task, and atoms, in one pass over what is known of the frames.
 
     Energies of elements are those of isolated atoms, of the user's table, or least squares on energies per atom, as the
-    configuration says; elements that a table leaves out are fitted given the others. Scales come from forces.
+    configuration says; elements that a table leaves out are fitted given the others. Scales come from forces. Of frames
+    in stores only single atoms are read, which may be isolated, and those that a warning names.
 
     Args:
-        frames: labelled frames of these tasks; they are looked at once, one after the other.
+        frames: labelled frames of these tasks.
         tasks: names, in the order of their indices.
         config: where references come from; the defaults where None.
         given: references and scales that tasks bring along. The configuration comes first where it names the task, or
@@ -98,9 +100,13 @@ def fit_statistics(
             asked for.
     """
     config, given = config or ReferencesConfig(), given or {}
-    seen = {task: _TaskSeen() for task in tasks}
-    for frame in frames:
-        seen[frame.task].take_in(frame)
+    seen = {task: _TaskSeen(frames) for task in tasks}
+    start = 0
+    for columns in column_parts(frames):
+        for number in np.unique(columns.task).tolist():
+            rows = np.flatnonzero(columns.task == number)
+            seen[columns.tasks[number]].take_in(columns.take(rows), start + rows)
+        start += len(columns)
     references = np.zeros((len(tasks), HIGHEST_ATOMIC_NUMBER + 1))
     scales, residuals = np.ones(len(tasks)), np.zeros(len(tasks))
     fits: list[ReferenceFit | None] = []
@@ -189,64 +195,81 @@ def require_determined(statistics: Statistics, tasks: Sequence[str], config: Ref
         )
 
 
-@dataclass
 class _TaskSeen:
     """What a task's frames have said so far.
 
+    Args:
+        frames: of all tasks.
+
     Attributes:
-        rows: of the frames with an energy.
-        bound: of those, frames with more than one atom, alone.
+        bound: frames with an energy and with more than one atom, or atoms that repeat.
+        alone: the other ones with an energy.
         isolated: lowest energy of a neutral atom of each element on its own, eV.
         frames_of: with an energy, in which an element is in company.
-        origin_of: the last one of them.
         atoms: of each element, in all frames.
-        squares: sum of squared force components, and how many there were.
     """
 
-    rows: EnergyRows = field(default_factory=EnergyRows)
-    bound: EnergyRows = field(default_factory=EnergyRows)
-    isolated: dict[int, float] = field(default_factory=dict)
-    frames_of: Counter[int] = field(default_factory=Counter)
-    origin_of: dict[int, str] = field(default_factory=dict)
-    atoms: np.ndarray = field(default_factory=lambda: np.zeros(HIGHEST_ATOMIC_NUMBER + 1, dtype=np.int64))
-    squares: tuple[float, int] = (0.0, 0)
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.bound, self.alone = EnergyRows(), EnergyRows()
+        self.isolated: dict[int, float] = {}
+        self.frames_of: Int64[np.ndarray, "elements"] = np.zeros(HIGHEST_ATOMIC_NUMBER + 1, dtype=np.int64)
+        self.atoms: Int64[np.ndarray, "elements"] = np.zeros(HIGHEST_ATOMIC_NUMBER + 1, dtype=np.int64)
+        self._frames, self._last_of = frames, np.zeros(HIGHEST_ATOMIC_NUMBER + 1, dtype=np.int64)
+        self._squares, self._components = 0.0, 0
 
-    def take_in(self, frame: Frame) -> None:
-        structure = frame.structure
-        counts = element_counts(structure.atomic_numbers)
-        self.atoms += counts
+    def take_in(self, columns: Columns, places: Int64[np.ndarray, "rows"]) -> None:
+        """Frames of this task, and where they are among all."""
+        self.atoms += atoms_of_elements(columns)
         # Atoms without neighbours have no force by definition and say nothing about the scale.
-        if frame.forces is not None and len(structure) > 1:
-            total, number = self.squares
-            self.squares = total + float((frame.forces**2).sum()), number + frame.forces.size
-        if frame.energy is None:
-            return
-        self.rows.add(counts, frame.energy)
-        if len(structure) > 1 or structure.periodic.any():
-            self.bound.add(counts, frame.energy)
-            for z in np.flatnonzero(counts).tolist():
-                self.frames_of[z] += 1
-                self.origin_of[z] = frame.origin
-        elif structure.charge == 0:
+        pushed = columns.has("forces") & (columns.atoms > 1)
+        self._squares += float(columns.force_square[pushed].sum())
+        self._components += 3 * int(columns.atoms[pushed].sum(dtype=np.int64))
+        labelled = columns.has("energy")
+        alone = labelled & (columns.atoms == 1)
+        for row in np.flatnonzero(alone).tolist():
+            alone[row] = self._is_alone(self._frames[int(places[row])])
+        self.alone.add_columns(columns.take(np.flatnonzero(alone)))
+        bound = np.flatnonzero(labelled & ~alone)
+        company = columns.take(bound)
+        self.bound.add_columns(company)
+        self.frames_of += np.bincount(company.element, minlength=len(self.frames_of))
+        self._last_of[company.element] = places[bound][company.row_of_entry()]  # of several the last is kept
+
+    def _is_alone(self, frame: Frame) -> bool:
+        """Whether an atom does not repeat; if it is neutral, its energy is one of isolated atoms."""
+        structure = frame.structure
+        if structure.periodic.any():
+            return False
+        if structure.charge == 0 and frame.energy is not None:
             z = int(structure.atomic_numbers[0])
             self.isolated[z] = min(frame.energy, self.isolated.get(z, np.inf))
+        return True
+
+    def origin_of(self, element: int) -> str:
+        """Of the last frame with an energy in which an element is in company."""
+        return self._frames[int(self._last_of[element])].origin
+
+    @property
+    def rows(self) -> EnergyRows:
+        """Of all frames with an energy."""
+        return self.bound.with_rows_of(self.alone)
 
     @property
     def force_scale(self) -> float:
         """Root mean square force component, eV/Å; zero without forces."""
-        total, number = self.squares
-        return float(np.sqrt(total / number)) if number else 0.0
+        return float(np.sqrt(self._squares / self._components)) if self._components else 0.0
 
 
 def _references(task: str, seen: _TaskSeen, config: ReferencesConfig, given: Given | None) -> ReferenceFit | None:
-    if not seen.rows.count:
+    rows = seen.rows
+    if not rows.count:
         return None
-    present = np.flatnonzero(seen.rows.present).tolist()
+    present = np.flatnonzero(rows.present).tolist()
     known, source = _known(task, seen, config, given)
-    fit = seen.rows.fit(known, config.ridge or 0.0)
+    fit = rows.fit(known, config.ridge or 0.0)
     if known and fit.fitted:
         source += ", least squares for the rest"
-    rank_of_all = seen.rows.fit({}).rank if fit.open else len(present)
+    rank_of_all = rows.fit({}).rank if fit.open else len(present)
     return ReferenceFit(source, fit, rank_of_all == 1)
 
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 FRAMES = "frames.mdb"
 COLUMN_TYPES = {
     "atoms": "<i4", "task": "<i2", "split": "|u1", "group": "<u8", "labels": "|u1", "energy": "<f8",
-    "geometry": "<u8", "element": "|u1", "count": "<i4",
+    "force_square": "<f8", "geometry": "<u8", "element": "|u1", "count": "<i4",
 }  # fmt: skip
 """Columns as they lie in shards and in the store; beside them `entries` of each row of a shard, and `first` of all."""
 ENTRIES_TYPE, FIRST_TYPE = "<u2", "<i8"
