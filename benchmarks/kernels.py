@@ -12,14 +12,14 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from janus_graph import Structure, build_graph, no_halo
-from janus_moe import GroupedProduct, group_rows, loop_product
+from janus_moe import GroupedProduct, group_rows, grouped_product, loop_product
+from janus_moe.kernels import triton_product
 from matris_model import PLAIN, Formulas, MatRISMoEConfig, fused_formulas, preset_config, triton_formulas
 from matris_model.geometry import Geometry, graph_geometry
 
@@ -121,13 +121,13 @@ def main() -> None:
     ways = {name: WAYS[name]() for name in options.ways}
     geometries = {name: geometry_of(options.atoms, options.near, options.edges, config, f.tables)
                   for name, f in ways.items()}  # fmt: skip
-    ways["loop"] = replace(PLAIN, product=loop_product)
+    products = {"plain": grouped_product, "loop": loop_product, "triton": triton_product}
     first = next(iter(geometries.values()))
     rows = len(first.centre)
     parts = {
         "near": {name: near_part(ways[name], geometries[name], config) for name in geometries},
         "around": {name: around_part(ways[name], geometries[name], config) for name in geometries},
-        "product": {name: product_part(ways[name].product, rows, config) for name in ways if name != "fused"},
+        "product": {name: product_part(product, rows, config) for name, product in products.items()},
     }
     results = {
         part: {

@@ -214,6 +214,7 @@ def test_what_is_no_kernel_stays_as_it_was():
     formulas = triton_formulas(replace(PLAIN, norm=norm))
     assert formulas.norm is norm
     assert formulas.activation is PLAIN.activation
+    assert formulas.product is PLAIN.product
 
 
 def test_a_cpu_is_refused_outside_the_interpreter(monkeypatch):

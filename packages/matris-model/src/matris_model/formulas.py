@@ -88,21 +88,20 @@ def fused_formulas() -> Formulas:
 
 
 def triton_formulas(rest: Formulas = PLAIN) -> Formulas:
-    """Both attentions and the experts' products as Triton kernels, for GPUs; everything else as in `rest`.
+    """Both attentions as Triton kernels, for GPUs; everything else as in `rest`.
 
     Kernels are there for the first two derivatives, backward and forward, and compute in the model's precision without
-    TF32. Nothing over pairs of edges is ever in memory, and no dense tables are made.
+    TF32. Nothing over pairs of edges is ever in memory, and no dense tables are made. Experts' products are not among
+    them: on an H200 `janus_moe.kernels.triton_product` was no faster than `grouped_product` with narrow matrices, and
+    half as fast with wide ones.
 
     Args:
-        rest: how norms and activations are computed; `fused_formulas()` compiles them.
+        rest: how norms, activations and products are computed; `fused_formulas()` compiles them.
 
     Raises:
         ImportError: Triton is not installed.
     """
-    from janus_moe.kernels import triton_product  # Triton is an extra
-    from matris_model.kernels.edge_attention import edge_attention
+    from matris_model.kernels.edge_attention import edge_attention  # Triton is an extra
     from matris_model.kernels.near_attention import near_attention
 
-    return replace(
-        rest, product=triton_product, near_attention=near_attention, edge_attention=edge_attention, tables=False
-    )
+    return replace(rest, near_attention=near_attention, edge_attention=edge_attention, tables=False)

@@ -42,7 +42,7 @@ class ModelConfig(BaseModel):
         description="nano, micro, mini, base, S, M, L; matris-6m or matris-10m; start: that of start.model, if set",
     )
     fused: bool = Field(default=False, description="compile elementwise formulas: a faster step, after a minute's wait")
-    triton: bool = Field(default=False, description="Triton kernels for attentions and experts; on CUDA devices")
+    triton: bool = Field(default=False, description="Triton kernels for attentions; on CUDA devices")
     checkpoint: bool | None = Field(
         default=None, description="compute blocks again in the backward pass: less memory, slower; null: if a unit must"
     )
