@@ -1,7 +1,7 @@
 """What the Triton kernels take beside plain and fused formulas, on a GPU: value, first and second derivative of each.
 
     python benchmarks/kernels.py [PRESET] [--atoms N] [--near N] [--edges N] [--rounds N]
-        [--ways plain fused triton]
+        [--formulas plain fused triton]
 
 Each part alone, on random numbers of the preset's sizes: `near` (attention among near edges), `around` (attention of
 atoms over messages), `product` (rows times the matrix of their element). Milliseconds, medians of CUDA events after a
@@ -15,15 +15,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from device import FORMULAS
 from torch import Tensor
 
 from janus_graph import Structure, build_graph, no_halo
 from janus_moe import GroupedProduct, group_rows, grouped_product, loop_product
-from janus_moe.kernels import triton_product
-from matris_model import PLAIN, Formulas, MatRISMoEConfig, fused_formulas, preset_config, triton_formulas
+from matris_model import Formulas, MatRISMoEConfig, preset_config
 from matris_model.geometry import Geometry, graph_geometry
 
-WAYS: dict[str, Callable[[], Formulas]] = {"plain": lambda: PLAIN, "fused": fused_formulas, "triton": triton_formulas}
 Part = tuple[Callable[..., Tensor], list[Tensor]]
 
 
@@ -113,12 +112,14 @@ def main() -> None:
     arguments.add_argument("--near", type=int, default=30, help="near edges of an atom")
     arguments.add_argument("--edges", type=int, default=70, help="edges of an atom")
     arguments.add_argument("--rounds", type=int, default=20)
-    arguments.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="compiling takes minutes")
+    arguments.add_argument("--formulas", nargs="+", choices=list(FORMULAS), default=["plain", "fused", "triton"])
     options = arguments.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("kernels are timed on a CUDA device, and torch sees none here; run this where there is one")
+    from janus_moe.kernels import triton_product  # imports Triton
+
     config = preset_config(options.preset)
-    ways = {name: WAYS[name]() for name in options.ways}
+    ways = {name: FORMULAS[name]() for name in options.formulas}
     geometries = {name: geometry_of(options.atoms, options.near, options.edges, config, f.tables)
                   for name, f in ways.items()}  # fmt: skip
     products = {"plain": grouped_product, "loop": loop_product, "triton": triton_product}

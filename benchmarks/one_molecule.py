@@ -57,10 +57,8 @@ def main() -> None:
         frames = trajectory()
         write(known, frames[:TRAIN])
         write(others, frames[TRAIN:])
-    if not directory.exists():
-        train(1, ["train", f"data.train={known}", f"run.dir={directory}", *arguments.settings])
-    elif not (directory / "report.html").exists():  # what a run writes last
-        train(1, ["resume", str(directory), *arguments.settings])
+    begin = ["train", f"data.train={known}", f"run.dir={directory}"]
+    train(1, [*(["resume", str(directory)] if directory.exists() else begin), *arguments.settings])
     errors = evaluate_files(directory, [others], None)["tasks"]["default"]
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     print(json.dumps({

@@ -225,25 +225,19 @@ class _TaskSeen:
         self._squares += float(columns.force_square[pushed].sum())
         self._components += 3 * int(columns.atoms[pushed].sum(dtype=np.int64))
         labelled = columns.has("energy")
-        alone = labelled & (columns.atoms == 1)
-        for row in np.flatnonzero(alone).tolist():
-            alone[row] = self._is_alone(self._frames[int(places[row])])
-        self.alone.add_columns(columns.take(np.flatnonzero(alone)))
-        bound = np.flatnonzero(labelled & ~alone)
+        isolated = np.zeros(len(columns), dtype=bool)
+        for row in np.flatnonzero(labelled & (columns.atoms == 1)).tolist():
+            frame = self._frames[int(places[row])]
+            isolated[row] = not frame.structure.periodic.any()
+            if isolated[row] and frame.structure.charge == 0 and frame.energy is not None:
+                z = int(frame.structure.atomic_numbers[0])
+                self.isolated[z] = min(frame.energy, self.isolated.get(z, np.inf))
+        self.alone.add_columns(columns.take(np.flatnonzero(isolated)))
+        bound = np.flatnonzero(labelled & ~isolated)
         company = columns.take(bound)
         self.bound.add_columns(company)
         self.frames_of += np.bincount(company.element, minlength=len(self.frames_of))
         self._last_of[company.element] = places[bound][company.row_of_entry()]  # of several the last is kept
-
-    def _is_alone(self, frame: Frame) -> bool:
-        """Whether an atom does not repeat; if it is neutral, its energy is one of isolated atoms."""
-        structure = frame.structure
-        if structure.periodic.any():
-            return False
-        if structure.charge == 0 and frame.energy is not None:
-            z = int(structure.atomic_numbers[0])
-            self.isolated[z] = min(frame.energy, self.isolated.get(z, np.inf))
-        return True
 
     def origin_of(self, element: int) -> str:
         """Of the last frame with an energy in which an element is in company."""
@@ -265,7 +259,7 @@ def _references(task: str, seen: _TaskSeen, config: ReferencesConfig, given: Giv
     if not rows.count:
         return None
     present = np.flatnonzero(rows.present).tolist()
-    known, source = _known(task, seen, config, given)
+    known, source = _known(task, present, seen.isolated, config, given)
     fit = rows.fit(known, config.ridge or 0.0)
     if known and fit.fitted:
         source += ", least squares for the rest"
@@ -274,7 +268,7 @@ def _references(task: str, seen: _TaskSeen, config: ReferencesConfig, given: Giv
 
 
 def _known(
-    task: str, seen: _TaskSeen, config: ReferencesConfig, given: Given | None
+    task: str, present: Sequence[int], isolated: Mapping[int, float], config: ReferencesConfig, given: Given | None
 ) -> tuple[Mapping[int, float], str]:
     """Energies of elements that are not to be fitted, and where they come from."""
     from ase.data import chemical_symbols
@@ -282,7 +276,7 @@ def _known(
     if given is not None:
         return given.energies, given.source
     if isinstance(config.energies, str):
-        lacking = [int(z) for z in np.flatnonzero(seen.rows.present) if z not in seen.isolated]
+        lacking = [z for z in present if z not in isolated]
         if config.energies == "atoms" and lacking:
             raise UserError(
                 f"references.energies=atoms, but no training frame of task {task} is a neutral "
@@ -291,7 +285,7 @@ def _known(
             )
         if config.energies == "fit" or lacking:
             return {}, "least squares"
-        return seen.isolated, "isolated atoms"
+        return isolated, "isolated atoms"
     return table_of(config.energies), "table"
 
 
